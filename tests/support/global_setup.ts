@@ -1,0 +1,57 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import postgres from 'postgres'
+import type { TestProject } from 'vitest/node'
+import { pushMigrations } from '../../src/local/migrations.ts'
+import { installPlatform } from '../../src/local/platform.ts'
+import { startPostgres } from '../../src/local/postgres.ts'
+
+export type TestCluster = {
+  port: number
+  /** The database that `createTestDatabase` clones: platform and migrations. */
+  template: string
+  /** The platform alone, for tests of the local parts. */
+  platform_template: string
+  /** Why the template has not every migration, when it has not. */
+  migration_error: string | null
+}
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    postgres: TestCluster
+  }
+}
+
+/** One Postgres for the whole test run, with a template database that each test file clones. */
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const dir = mkdtempSync(join(tmpdir(), 'rollcall-test-'))
+  const cluster = await startPostgres({ dir, port: 0, durable: false })
+  const stop = async () => {
+    await cluster.stop()
+    rmSync(dir, { recursive: true, force: true })
+  }
+  try {
+    await installPlatform(cluster.url('supabase_admin'))
+    const sql = postgres(cluster.url('supabase_admin', 'template1'), { max: 1, onnotice: () => {} })
+    await sql`create database platform_template template postgres owner postgres`
+    await sql.end()
+    let migration_error: string | null = null
+    try {
+      await pushMigrations(cluster.url('postgres'))
+    } catch (error) {
+      // Tests of the local parts need no migration: only those that do fail, and say why.
+      migration_error = (error as Error).message
+    }
+    project.provide('postgres', {
+      port: cluster.port,
+      template: 'postgres',
+      platform_template: 'platform_template',
+      migration_error,
+    })
+    return stop
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
