@@ -78,7 +78,7 @@ async function ready(config: Record<string, unknown> = {}): Promise<MachineView>
 
 async function exitOf(id: string): Promise<ExitEvent | undefined> {
   const { body } = await call('GET', `/${id}`)
-  return body.events.find((event) => event.type === 'exit')?.request.exit_event
+  return body.events.find((event) => event.type === 'exit')?.request?.exit_event
 }
 
 function runs(pid: number): boolean {
