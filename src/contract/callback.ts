@@ -1,13 +1,14 @@
 import { z } from 'zod'
 import { Bot, Utterance } from './bots.ts'
 
-/** What a bot can say of itself, in the words of the database. */
+/** What a bot can say of itself, in the words of the database. `exited`: only its exit code tells how it ended. */
 export type ReportedStatus =
   | 'joining'
   | 'awaiting_admission'
   | 'active'
   | 'completed'
   | 'failed'
+  | 'exited'
   | 'heartbeat'
   | 'transcript'
 
@@ -106,36 +107,27 @@ export function callbackRequest(path: string) {
       return refuse('connection_id', 'connection_id is another name of bot_id: they must be equal.')
     }
     const said =
-      input.status === undefined
-        ? undefined
-        : input.status === 'transcript'
-          ? 'transcript'
-          : STATUSES[input.status]
-    const implied =
-      path === 'exited' && input.exit_code !== undefined
-        ? input.exit_code === 0
-          ? 'completed'
-          : 'failed'
-        : allowed.length === 1
-          ? allowed[0]
-          : undefined
-    const status: ReportedStatus | undefined = said ?? implied
-    if (status === undefined) {
-      return path === 'exited'
-        ? refuse('exit_code', 'Say how the bot ended: exit_code.')
-        : refuse('status', `Say what the bot does: ${Object.keys(STATUSES).join(', ')}.`)
-    }
-    if (!allowed.includes(status) || (implied !== undefined && status !== implied)) {
-      return refuse(
+      input.status === undefined || input.status === 'transcript' ? input.status : STATUSES[input.status]
+    const wrong = () =>
+      refuse(
         'status',
-        `The status disagrees with ${path === 'exited' ? 'the exit code' : 'the path'}.`,
+        `The status disagrees with the ${path === 'exited' ? 'path or the exit code' : 'path'}.`,
       )
+    if (said !== undefined && !allowed.includes(said)) return wrong()
+    const order = { ...rest, bot_id, occurred_at: timestamp }
+    if (path === 'exited' && input.exit_code !== undefined) {
+      if (said === undefined) return { ...order, status: 'exited' as ReportedStatus }
+      if (said !== (input.exit_code === 0 ? 'completed' : 'failed')) return wrong()
     }
-    return { ...rest, bot_id, status, said_status: said !== undefined, occurred_at: timestamp }
+    const status: ReportedStatus | undefined = said ?? (allowed.length === 1 ? allowed[0] : undefined)
+    if (status !== undefined) return { ...order, status }
+    return path === 'exited'
+      ? refuse('exit_code', 'Say how the bot ended: exit_code.')
+      : refuse('status', `Say what the bot does: ${Object.keys(STATUSES).join(', ')}.`)
   })
 }
 
-/** One report of a bot. `said_status` is false when the status was only concluded from the path or exit code. */
+/** One report of a bot, as the database takes it. */
 export type CallbackReport = z.output<NonNullable<ReturnType<typeof callbackRequest>>>
 
 /** The 200 of callback. `command` tells the bot what to do next. */

@@ -1,0 +1,53 @@
+import type { SupabaseClient } from '@supabase/supabase-js'
+import type { Lane } from '../contract/work.ts'
+import { LAUNCH_SECONDS, launchUnfinished } from './launch.ts'
+import { processingSeconds, processNext } from './processing.ts'
+import type { WorkerSettings } from './settings.ts'
+
+/** What every step works with. */
+export interface WorkContext {
+  /** A client with a secret key. */
+  db: SupabaseClient
+  settings: WorkerSettings
+  /** The name of this worker, as claims record it. */
+  worker: string
+  /** How long the agent may take for one answer. */
+  agent_timeout_s: number
+}
+
+/** A kind of work: claims one piece, does it and stores it. */
+interface Step {
+  /** The longest one step takes, in seconds. */
+  longest_s(context: WorkContext): number
+  /** False: nothing is due. */
+  run(context: WorkContext): Promise<boolean>
+}
+
+const STEPS: Partial<Record<Lane, Step>> = {
+  containers: {
+    longest_s: () => LAUNCH_SECONDS,
+    run: async ({ db, settings, worker }) => (await launchUnfinished({ db, settings }, worker)) !== null,
+  },
+  processing: { longest_s: processingSeconds, run: processNext },
+}
+
+/** The lanes that have work in this version. */
+export const WORKING_LANES = Object.keys(STEPS) as Lane[]
+
+/**
+ * Works on a lane until nothing is due, or until the next step might not end before `until` (epoch ms).
+ * Returns how many steps were taken. Throws what a claim throws.
+ */
+export async function runLane(
+  lane: Lane,
+  context: WorkContext,
+  until = Number.POSITIVE_INFINITY,
+  signal?: AbortSignal,
+): Promise<number> {
+  const step = STEPS[lane]
+  if (step === undefined) return 0
+  for (let steps = 0; ; steps++) {
+    if (signal?.aborted || Date.now() + step.longest_s(context) * 1000 > until) return steps
+    if (!(await step.run(context))) return steps
+  }
+}

@@ -1,0 +1,81 @@
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createClient } from '@supabase/supabase-js'
+import type { Lane } from '../contract/work.ts'
+import { runLane, WORKING_LANES, type WorkContext } from './lanes.ts'
+import { errorFields, log } from './log.ts'
+import { workerSettings } from './settings.ts'
+
+// npm run worker: the lanes of the work function as a process, without its time limits. Any number may run.
+
+/** How long a lane rests when nothing is due, and after an error, in ms. */
+const IDLE_MS = 1_000
+const AFTER_ERROR_MS = 5_000
+
+/** How many pieces of a lane are worked on at a time. */
+const AT_A_TIME: Partial<Record<Lane, number>> = { containers: 4, processing: 2 }
+
+interface Project {
+  url: string
+  secret_key: string
+}
+
+/** The project: from the environment, else the local stack that runs on this data directory. */
+function project(): Project {
+  const { SUPABASE_URL, SUPABASE_SECRET_KEY, ROLLCALL_DIR } = process.env
+  if (SUPABASE_URL && SUPABASE_SECRET_KEY) return { url: SUPABASE_URL, secret_key: SUPABASE_SECRET_KEY }
+  const file = join(ROLLCALL_DIR || '.rollcall', 'stack.json')
+  try {
+    const stack: { api_url: string; secret_key: string } = JSON.parse(readFileSync(file, 'utf8'))
+    return { url: stack.api_url, secret_key: stack.secret_key }
+  } catch {
+    throw new Error(
+      `Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack (${file} is not there).`,
+    )
+  }
+}
+
+async function work(lane: Lane, context: WorkContext, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    let rest = IDLE_MS
+    try {
+      await runLane(lane, context, Number.POSITIVE_INFINITY, signal)
+    } catch (error) {
+      log('error', 'lane_broke_off', { lane, ...errorFields(error) })
+      rest = AFTER_ERROR_MS
+    }
+    await sleep(rest, undefined, { signal }).catch(() => {})
+  }
+}
+
+async function main(): Promise<void> {
+  const { url, secret_key } = project()
+  const settings = workerSettings((name) => (name === 'SUPABASE_URL' ? url : process.env[name]))
+  const db = createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } })
+  const context = { db, settings, worker: `${hostname()}:${process.pid}`, agent_timeout_s: 120 }
+  const stop = new AbortController()
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.once(signal, () => {
+      log('info', 'worker_stopping', { signal })
+      stop.abort()
+    })
+  }
+  // Without a machines API every claimed launch would be failed: leave them to a worker that has one.
+  const lanes = WORKING_LANES.filter((lane) => lane !== 'containers' || !('missing' in settings.machines))
+  if ('missing' in settings.machines)
+    log('info', 'lane_off', { lane: 'containers', missing: settings.machines.missing })
+  log('info', 'worker_started', { lanes, url })
+  await Promise.all(
+    lanes.flatMap((lane) =>
+      Array.from({ length: AT_A_TIME[lane] ?? 1 }, () => work(lane, context, stop.signal)),
+    ),
+  )
+  log('info', 'worker_stopped')
+}
+
+main().catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : error)
+  process.exitCode = 1
+})
