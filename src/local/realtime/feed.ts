@@ -161,7 +161,7 @@ class TemporarySlot extends PgoutputPlugin {
     client: Parameters<PgoutputPlugin['start']>[0],
     slot: string,
   ): ReturnType<PgoutputPlugin['start']> {
-    await client.query(`create_replication_slot ${slot} temporary logical pgoutput noexport_snapshot`)
+    await client.query(`CREATE_REPLICATION_SLOT ${slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT`)
     return super.start(client, slot, '0/0')
   }
 }
