@@ -1,0 +1,35 @@
+-- Refuses before anything is made when a table of one of Rollcall's names is somebody else's.
+do $$
+declare
+  taken text;
+begin
+  select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.relname) into taken
+  from pg_catalog.pg_class c
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = 'public'
+    and c.relname in ('status_events', 'status_rejections', 'error_codes', 'transcript_chunks');
+
+  if taken is null
+    and to_regclass('public.workflow_threads') is not null
+    and (
+      select count(*) from pg_catalog.pg_attribute
+      where attrelid = to_regclass('public.workflow_threads') and not attisdropped
+        and attname in ('workflow_thread_id', 'room_name', 'bot_id', 'meeting_status', 'created_at', 'updated_at')
+    ) < 6
+  then
+    taken := 'public.workflow_threads';
+  end if;
+
+  if taken is not null then
+    raise exception 'Rollcall needs the name % for itself: rename or drop what is there, then push again.', taken;
+  end if;
+end;
+$$;
+
+create schema lifecycle;
+comment on schema lifecycle is 'The kernel of Rollcall: state machines as rows, guard, history, deadlines. Not exposed to the API.';
+create schema if not exists private;
+comment on schema private is 'What API roles must not read: secrets, receipts, internal functions.';
+
+revoke all on schema lifecycle, private from public, anon, authenticated, service_role;
+grant usage on schema lifecycle, private to anon, authenticated, service_role;

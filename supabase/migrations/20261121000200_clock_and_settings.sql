@@ -1,0 +1,71 @@
+-- The one clock, and the one place for limits and switches.
+
+create function lifecycle.now()
+returns timestamptz
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  pretended text := current_setting('rollcall.now', true);
+begin
+  if coalesce(pretended, '') = '' then
+    return clock_timestamp();
+  end if;
+  -- session_user, not current_user: inside a definer function the latter is always the owner.
+  if session_user = 'postgres' or (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = session_user) then
+    return pretended::timestamptz;
+  end if;
+  return clock_timestamp();
+end;
+$$;
+comment on function lifecycle.now is
+  'The time by which Rollcall stamps, leases and sweeps: clock_timestamp(), or the setting rollcall.now (a timestamptz as text) in sessions of postgres or a superuser, for tests.';
+
+create table lifecycle.settings (
+  one boolean primary key default true constraint only_one_row check (one),
+  push boolean not null default true,
+  hint_interval interval not null default '250 ms',
+  machine_silent_limit interval not null default '120 s',
+  meeting_max_duration interval not null default '4 h',
+  processing_limit interval not null default '600 s',
+  processing_lease interval not null default '60 s',
+  processing_attempts int not null default 3,
+  processing_backoff interval not null default '5 s',
+  launch_lease interval not null default '150 s',
+  callbacks_per_second int not null default 20,
+  history_retention interval not null default '90 days',
+  receipt_retention interval not null default '24 h',
+  transcript_retention interval,
+  constraint limits_are_positive check (
+    hint_interval > '0' and machine_silent_limit > '0' and meeting_max_duration > '0' and processing_limit > '0'
+    and processing_lease > '0' and processing_attempts > 0 and processing_backoff > '0' and launch_lease > '0'
+    and callbacks_per_second > 0 and history_retention > '0' and receipt_retention > '0' and transcript_retention > '0'
+  )
+);
+insert into lifecycle.settings default values;
+comment on table lifecycle.settings is 'One row: limits and switches. Limits of single states are in lifecycle.states.time_limit.';
+comment on column lifecycle.settings.push is 'Off: no Realtime message is sent; the history is written all the same.';
+comment on column lifecycle.settings.hint_interval is 'The shortest time between two hints on one owner''s topic.';
+comment on column lifecycle.settings.machine_silent_limit is 'How long a bot whose machine is up may take to call back for the first time.';
+comment on column lifecycle.settings.meeting_max_duration is 'How long a bot may attend, unless its bot_config says max_duration_s.';
+comment on column lifecycle.settings.processing_limit is 'How long the result of a meeting may take, all attempts together.';
+comment on column lifecycle.settings.launch_lease is 'How long one attempt to start a machine may take before another repeats it.';
+comment on column lifecycle.settings.transcript_retention is 'Transcripts of bots that ended longer ago are erased by lifecycle.prune(); null keeps them.';
+
+create table lifecycle.watermarks (
+  one boolean primary key default true constraint only_one_row check (one),
+  swept_at timestamptz,
+  silence_counts_from timestamptz,
+  hinted_to pg_snapshot not null default pg_current_snapshot()
+);
+insert into lifecycle.watermarks default values;
+comment on table lifecycle.watermarks is 'One row: how far the recurring jobs have come.';
+comment on column lifecycle.watermarks.silence_counts_from is 'The end of the last outage of the sweep: bots that could not be heard before are given their limit anew.';
+comment on column lifecycle.watermarks.hinted_to is 'Hints were sent for all history that this snapshot sees.';
+
+alter table lifecycle.settings enable row level security;
+alter table lifecycle.watermarks enable row level security;
+revoke all on lifecycle.settings, lifecycle.watermarks from public, anon, authenticated, service_role;
+revoke execute on function lifecycle.now() from public, anon, authenticated;
+grant execute on function lifecycle.now() to service_role;

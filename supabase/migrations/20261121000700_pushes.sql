@@ -1,0 +1,150 @@
+-- Pushes: hints on private Realtime topics, sent in the transaction of the transition.
+
+create table lifecycle.hints (
+  topic text primary key,
+  hinted_at timestamptz not null,
+  xid xid8 not null,
+  pending boolean not null default false
+) with (fillfactor = 70);
+comment on table lifecycle.hints is 'When each owner''s topic (and operators) last heard that something changed, and in which transaction.';
+comment on column lifecycle.hints.pending is 'flush_hints() came too early after the last hint and owes one.';
+
+create function lifecycle.hint(topic text, shortest interval)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  last timestamptz := (select h.hinted_at from lifecycle.hints h where h.topic = hint.topic);
+begin
+  -- Without the lock somebody else is about to send: never wait for one another.
+  if moment < last + shortest or not pg_try_advisory_xact_lock(hashtextextended('hint:' || topic, 0)) then
+    return false;
+  end if;
+  insert into lifecycle.hints as h (topic, hinted_at, xid)
+  values (topic, moment, pg_current_xact_id())
+  on conflict on constraint hints_pkey do update set hinted_at = excluded.hinted_at, xid = excluded.xid, pending = false;
+  perform realtime.send(jsonb_build_object('at', moment), 'changed', topic, true);
+  return true;
+end;
+$$;
+comment on function lifecycle.hint is
+  'Tells a topic that something changed, at most once per interval and without waiting for other transactions; what it leaves out flush_hints() sends.';
+
+create function lifecycle.hint_owner(owner_id uuid)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  shortest interval := (select s.hint_interval from lifecycle.settings s);
+begin
+  if owner_id is not null then
+    perform lifecycle.hint('owner:' || owner_id, shortest);
+  end if;
+  perform lifecycle.hint('operators', shortest);
+end;
+$$;
+comment on function lifecycle.hint_owner is 'Hints to an owner, and to the operators, that something of the owner''s changed.';
+
+create function lifecycle.flush_hints()
+returns int
+language plpgsql
+set search_path = ''
+as $$
+declare
+  present pg_snapshot;
+  read_to pg_snapshot;
+  shortest interval := (select s.hint_interval from lifecycle.settings s);
+  due record;
+  sent int := 0;
+begin
+  if not (select s.push from lifecycle.settings s) then
+    return 0;
+  end if;
+  select w.hinted_to into read_to from lifecycle.watermarks w for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  present := pg_current_snapshot();
+
+  -- A hint covers its own transaction and what had committed before it. Whatever else became visible since the
+  -- last flush may have come after it, so its topic hears once more.
+  for due in
+    with news as (
+      select e.owner_id, e.xid from public.status_events e
+      where e.xid >= pg_snapshot_xmin(read_to)
+        and not pg_visible_in_snapshot(e.xid, read_to) and pg_visible_in_snapshot(e.xid, present)
+    )
+    select t.topic from (
+      select 'owner:' || n.owner_id as topic, n.xid from news n where n.owner_id is not null
+      union all
+      select 'operators', n.xid from news n
+    ) t
+    left join lifecycle.hints h on h.topic = t.topic
+    where h.xid is distinct from t.xid
+    union
+    select h.topic from lifecycle.hints h where h.pending
+  loop
+    if lifecycle.hint(due.topic, shortest) then
+      sent := sent + 1;
+    else
+      update lifecycle.hints h set pending = true where h.topic = due.topic;
+    end if;
+  end loop;
+  update lifecycle.watermarks set hinted_to = present;
+  return sent;
+end;
+$$;
+comment on function lifecycle.flush_hints is 'Sends the hints that were held back; runs every second. Returns how many it sent.';
+
+create index hints_pending on lifecycle.hints (topic) where pending;
+
+create function lifecycle.record(
+  machine text, subject_id uuid, owner_id uuid, seq int, version int, from_status text, to_status text,
+  at timestamptz, topic text, error_stage text, error_code text, error_message text, shown jsonb
+)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  because jsonb := nullif(current_setting('rollcall.because', true), '')::jsonb;
+  event_id bigint;
+begin
+  insert into public.status_events (
+    machine, subject_id, owner_id, seq, from_status, to_status, source, reason,
+    error_stage, error_code, error_message, details, implied, occurred_at, created_at
+  )
+  values (
+    machine, subject_id, owner_id, seq, from_status, to_status,
+    coalesce((because ->> 'source')::public.event_source, 'system'), because ->> 'reason',
+    error_stage, error_code, error_message, nullif(because -> 'details', 'null'),
+    coalesce(because -> 'implied' ? machine, false), (because ->> 'occurred_at')::timestamptz, at
+  )
+  returning id into event_id;
+
+  if (select s.push from lifecycle.settings s) then
+    perform realtime.send(
+      jsonb_build_object(
+        'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
+        'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
+      ) || shown,
+      'status_changed', topic, true
+    );
+    perform lifecycle.hint_owner(owner_id);
+  end if;
+end;
+$$;
+comment on function lifecycle.record is
+  'Writes one transition into the history, with what lifecycle.because() said of it, and pushes it to the subject''s topic. Called by guards only. shown: what the push carries beside the transition.';
+
+alter table lifecycle.hints enable row level security;
+revoke all on lifecycle.hints from public, anon, authenticated, service_role;
+revoke execute on function
+  lifecycle.hint(text, interval),
+  lifecycle.hint_owner(uuid),
+  lifecycle.flush_hints(),
+  lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb)
+from public, anon, authenticated, service_role;

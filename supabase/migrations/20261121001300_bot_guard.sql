@@ -1,0 +1,176 @@
+-- The guard of workflow_threads: decides whether a change is legal, stamps it, writes it into the history and
+-- pushes it. One trigger, so that no order of triggers has to be known.
+
+create function private.bot_silent_until(thread public.workflow_threads)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select greatest(thread.joined_at, thread.last_heartbeat_at, w.silence_counts_from) + s.time_limit
+  from lifecycle.states s, lifecycle.watermarks w
+  where s.machine = 'meeting' and s.state = 'active'
+$$;
+comment on function private.bot_silent_until is 'When an active bot that is not heard of again counts as lost.';
+
+create function private.bot_deadline(thread public.workflow_threads)
+returns timestamptz
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  settings lifecycle.settings;
+  max_duration numeric;
+begin
+  if not lifecycle.is_open(thread.bot_status) then
+    return null;
+  end if;
+  select * into settings from lifecycle.settings;
+  if not lifecycle.is_open(thread.meeting_status) then
+    return thread.left_at + settings.processing_limit;
+  end if;
+  if thread.meeting_status = 'requested' and thread.bot_status = 'starting' then
+    return thread.bot_status_updated_at + settings.machine_silent_limit;
+  end if;
+  if thread.meeting_status = 'active' then
+    if jsonb_typeof(thread.bot_config -> 'max_duration_s') = 'number' then
+      max_duration := greatest(1, least((thread.bot_config ->> 'max_duration_s')::numeric, 31536000));
+    end if;
+    return least(
+      private.bot_silent_until(thread),
+      thread.joined_at + coalesce(make_interval(secs => max_duration::float8), settings.meeting_max_duration)
+    );
+  end if;
+  return thread.meeting_status_updated_at + (
+    select s.time_limit from lifecycle.states s
+    where s.machine = 'meeting' and s.state = thread.meeting_status::text
+  );
+end;
+$$;
+comment on function private.bot_deadline is 'When the sweep must look after a bot: the earliest of the limits of its meeting state, its silence and its own maximum; null at the end.';
+
+create function private.guard_workflow_thread()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+  stamp timestamptz;
+  topic text;
+  shown jsonb;
+  bot_from public.bot_status;
+  meeting_from public.meeting_status;
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
+begin
+  if tg_op = 'INSERT' then
+    if new.bot_status is null and new.meeting_status is null then
+      return new;
+    end if;
+    if new.bot_status is distinct from 'pending' then
+      perform lifecycle.refuse_transition('bot', null, new.bot_status::text);
+    end if;
+    if new.meeting_status is distinct from 'requested' then
+      perform lifecycle.refuse_transition('meeting', null, new.meeting_status::text);
+    end if;
+    stamp := lifecycle.now();
+    new.created_at := stamp;
+    new.bot_seq := 0;
+    new.meeting_seq := 0;
+    new.version := 0;
+  else
+    bot_from := old.bot_status;
+    meeting_from := old.meeting_status;
+    if not repairing and not lifecycle.is_open(bot_from) and (
+      (new.error_stage, new.error_code, new.error_message, new.error_details, new.bot_completed_at)
+      is distinct from (old.error_stage, old.error_code, old.error_message, old.error_details, old.bot_completed_at)
+    ) then
+      perform lifecycle.refuse(409, 'illegal_transition', 'An ended bot keeps its error and its time for ever.',
+        jsonb_build_object('machine', 'bot', 'from', bot_from, 'to', new.bot_status, 'allowed', '[]'::jsonb));
+    end if;
+    if not repairing and not lifecycle.is_open(meeting_from) and (
+      (new.completion_reason, new.failure_stage, new.left_at)
+      is distinct from (old.completion_reason, old.failure_stage, old.left_at)
+    ) then
+      perform lifecycle.refuse(409, 'illegal_transition', 'An ended meeting keeps its reason and its time for ever.',
+        jsonb_build_object('machine', 'meeting', 'from', meeting_from, 'to', new.meeting_status, 'allowed', '[]'::jsonb));
+    end if;
+    if new.bot_status is not distinct from bot_from and new.meeting_status is not distinct from meeting_from then
+      return new;
+    end if;
+    if not repairing and new.bot_status is distinct from bot_from
+      and not lifecycle.transition_allowed('bot', bot_from::text, new.bot_status::text)
+    then
+      perform lifecycle.refuse_transition('bot', bot_from::text, new.bot_status::text);
+    end if;
+    if not repairing and new.meeting_status is distinct from meeting_from
+      and not lifecycle.transition_allowed('meeting', meeting_from::text, new.meeting_status::text)
+    then
+      perform lifecycle.refuse_transition('meeting', meeting_from::text, new.meeting_status::text);
+    end if;
+    -- Never earlier than the stamp before, whatever the clock does.
+    stamp := greatest(lifecycle.now(), old.bot_status_updated_at, old.meeting_status_updated_at);
+  end if;
+
+  if new.meeting_status is distinct from meeting_from then
+    new.meeting_status_updated_at := stamp;
+    new.meeting_seq := new.meeting_seq + 1;
+    new.version := new.version + 1;
+    if new.meeting_status = 'active' then
+      new.joined_at := stamp;
+    elsif not lifecycle.is_open(new.meeting_status) then
+      new.left_at := stamp;
+    end if;
+  end if;
+  if new.bot_status is distinct from bot_from then
+    new.bot_status_updated_at := stamp;
+    new.bot_seq := new.bot_seq + 1;
+    new.version := new.version + 1;
+    if new.bot_status = 'running' then
+      new.bot_started_at := stamp;
+    elsif not lifecycle.is_open(new.bot_status) then
+      new.bot_completed_at := stamp;
+      new.launch_due_at := null;
+      new.processing_due_at := null;
+    end if;
+  end if;
+  new.updated_at := stamp;
+  new.deadline_at := private.bot_deadline(new);
+
+  topic := 'bot:' || new.bot_id;
+  shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
+  -- The meeting first: whoever watches a bot is done at the end of the machine bot.
+  if new.meeting_status is distinct from meeting_from then
+    perform lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq, new.version,
+      meeting_from::text, new.meeting_status::text, stamp, topic,
+      new.error_stage::text, new.error_code, new.error_message, shown);
+  end if;
+  if new.bot_status is distinct from bot_from then
+    perform lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
+      bot_from::text, new.bot_status::text, stamp, topic,
+      new.error_stage::text, new.error_code, new.error_message, shown);
+  end if;
+  perform set_config('rollcall.because', '', true);
+  return new;
+end;
+$$;
+
+create trigger guard_status_of_new before insert on public.workflow_threads
+  for each row execute function private.guard_workflow_thread();
+-- Heartbeats, leases and results change none of these and do not pay for the guard.
+create trigger guard_status before update on public.workflow_threads
+  for each row when (
+    (old.bot_status, old.meeting_status, old.error_stage, old.error_code, old.error_message, old.error_details,
+     old.bot_completed_at, old.completion_reason, old.failure_stage, old.left_at)
+    is distinct from
+    (new.bot_status, new.meeting_status, new.error_stage, new.error_code, new.error_message, new.error_details,
+     new.bot_completed_at, new.completion_reason, new.failure_stage, new.left_at)
+  )
+  execute function private.guard_workflow_thread();
+
+revoke execute on function
+  private.bot_silent_until(public.workflow_threads),
+  private.bot_deadline(public.workflow_threads),
+  private.guard_workflow_thread()
+from public, anon, authenticated, service_role;

@@ -1,0 +1,106 @@
+-- Deadlines: whatever waits for a machine too long is ended here, through the same moves as everyone else's.
+
+create function private.expire_bot(thread public.workflow_threads)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  deadline timestamptz := private.bot_deadline(thread);
+begin
+  -- Heartbeats do not move the deadline: it is worked out anew when it seems to have passed.
+  if deadline is null or deadline > moment then
+    update public.workflow_threads t set deadline_at = deadline where t.workflow_thread_id = thread.workflow_thread_id;
+    return false;
+  end if;
+  perform lifecycle.because('sweep', details => jsonb_build_object('deadline_at', deadline));
+
+  case
+    when not lifecycle.is_open(thread.meeting_status) then
+      perform private.fail_bot(thread, 'PROCESSING_TIMEOUT', 'The result was not there in time.');
+    when thread.meeting_status = 'requested' then
+      perform private.fail_bot(thread, 'MACHINE_START_TIMEOUT', case
+        when thread.bot_status = 'pending' then 'The machine of the bot did not come up in time.'
+        else 'The machine of the bot came up, but the bot did not call back in time.' end);
+    when thread.meeting_status = 'joining' then
+      perform private.fail_bot(thread, 'JOIN_ROOM_TIMEOUT', 'The bot did not get into the room or its lobby in time.');
+    when thread.meeting_status = 'awaiting_admission' then
+      perform private.leave_meeting(thread, 'awaiting_admission_timeout');
+    when thread.meeting_status = 'stopping' then
+      perform private.leave_meeting(thread, thread.stop_reason::text::public.meeting_completion_reason);
+    -- Active, which has two limits.
+    when deadline = private.bot_silent_until(thread) then
+      perform private.fail_bot(thread, 'HEARTBEAT_LOST', 'Nothing was heard of the bot for too long.',
+        jsonb_build_object('last_heartbeat_at', thread.last_heartbeat_at));
+    else
+      update public.workflow_threads t
+      set meeting_status = 'stopping', stop_requested_at = moment, stop_reason = 'max_duration_exceeded'
+      where t.workflow_thread_id = thread.workflow_thread_id;
+  end case;
+  return true;
+end;
+$$;
+comment on function private.expire_bot is 'Ends what a bot waited for too long; the caller holds its lock. False: its deadline had not passed after all.';
+
+create function lifecycle.note_sweep()
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  marks lifecycle.watermarks;
+begin
+  select * into marks from lifecycle.watermarks for update skip locked;
+  if found then
+    update lifecycle.watermarks
+    set swept_at = greatest(swept_at, moment),
+      -- Our own outage: nobody could be heard meanwhile.
+      silence_counts_from = case when moment > swept_at + interval '60 s' then moment else silence_counts_from end;
+  end if;
+end;
+$$;
+comment on function lifecycle.note_sweep is 'Remembers the time of this sweep; after a gap of more than 60 s heartbeat limits start anew.';
+
+create function lifecycle.sweep(max_rows int default 50)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  thread public.workflow_threads;
+  checked int := 0;
+  changed int := 0;
+  errors int := 0;
+begin
+  perform lifecycle.note_sweep();
+  loop
+    exit when checked >= max_rows;
+    select * into thread from public.workflow_threads t
+    where t.deadline_at <= moment
+    order by t.deadline_at limit 1 for update skip locked;
+    exit when not found;
+    checked := checked + 1;
+    begin
+      if private.expire_bot(thread) then
+        changed := changed + 1;
+      end if;
+    exception when others then
+      errors := errors + 1;
+      raise warning 'sweep: bot % could not be ended: %', thread.bot_id, sqlerrm;
+      -- Out of the way of the others, and tried again in a minute.
+      update public.workflow_threads t set deadline_at = moment + interval '60 s'
+      where t.workflow_thread_id = thread.workflow_thread_id;
+    end;
+  end loop;
+  return jsonb_build_object('checked', checked, 'changed', changed, 'errors', errors);
+end;
+$$;
+comment on function lifecycle.sweep is
+  'Ends what is past its deadline, at most max_rows runs: { checked, changed, errors }. Two at once do nothing twice, and one failing row never stops the others.';
+
+revoke execute on function
+  private.expire_bot(public.workflow_threads), lifecycle.note_sweep(), lifecycle.sweep(int)
+from public, anon, authenticated, service_role;

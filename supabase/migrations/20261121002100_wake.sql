@@ -1,0 +1,51 @@
+-- Which lanes have work that nobody does, and waking them.
+
+create function lifecycle.lane_load(lane text, out due boolean, out leases int)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+begin
+  due := false;
+  leases := 0;
+  if lane = 'containers' then
+    due := exists (select from public.workflow_threads t where t.launch_due_at <= moment);
+    select count(*) into leases from public.workflow_threads t where t.launch_due_at > moment;
+  elsif lane = 'processing' then
+    due := exists (
+      select from public.workflow_threads t
+      where t.processing_due_at <= moment
+        and t.processing_attempts < (select s.processing_attempts from lifecycle.settings s)
+    );
+    select count(*) into leases from public.workflow_threads t
+    where t.processing_due_at > moment and t.processing_token is not null;
+  end if;
+end;
+$$;
+comment on function lifecycle.lane_load is 'Has a lane work that is due and unclaimed, and how many live leases?';
+
+create function lifecycle.wake()
+returns text[]
+language plpgsql
+set search_path = ''
+as $$
+declare
+  woken text[] := '{}';
+  candidate record;
+begin
+  for candidate in select l.lane, l.max_leases from lifecycle.lanes l order by l.lane loop
+    if (select load.due and load.leases < candidate.max_leases from lifecycle.lane_load(candidate.lane) load)
+      and lifecycle.post_work(candidate.lane)
+    then
+      update lifecycle.lanes l set woken_at = lifecycle.now() where l.lane = candidate.lane;
+      woken := woken || candidate.lane;
+    end if;
+  end loop;
+  return woken;
+end;
+$$;
+comment on function lifecycle.wake is 'Wakes each lane that has due work and fewer live leases than its limit; runs every 5 s. Returns the lanes it woke.';
+
+revoke execute on function lifecycle.lane_load(text), lifecycle.wake() from public, anon, authenticated, service_role;

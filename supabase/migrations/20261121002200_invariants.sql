@@ -1,0 +1,50 @@
+-- What must never be. Empty, always: tests end with it, operators watch it.
+
+create view public.invariant_violations with (security_invoker = true) as
+  with
+  latest as (
+    select distinct on (e.machine, e.subject_id) e.machine, e.subject_id, e.seq, e.to_status
+    from public.status_events e order by e.machine, e.subject_id, e.seq desc
+  ),
+  chain as (
+    select e.machine, e.subject_id, e.seq, e.from_status, e.to_status, e.source,
+      lag(e.seq) over run as seq_before, lag(e.to_status) over run as status_before
+    from public.status_events e
+    window run as (partition by e.machine, e.subject_id order by e.seq)
+  ),
+  bots as (
+    select t.bot_id, m.machine, m.status, m.seq
+    from public.workflow_threads t,
+      lateral (values ('bot', t.bot_status::text, t.bot_seq), ('meeting', t.meeting_status::text, t.meeting_seq)) m (machine, status, seq)
+    where t.bot_status is not null
+  )
+  select 'status_and_history_disagree' as violation, b.machine, b.bot_id as subject_id,
+    format('the row says %s (seq %s), the history %s (seq %s)', b.status, b.seq, l.to_status, l.seq) as detail
+  from bots b left join latest l on l.machine = b.machine and l.subject_id = b.bot_id
+  where (l.to_status, l.seq) is distinct from (b.status, b.seq)
+  union all
+  select 'seq_has_a_gap', c.machine, c.subject_id, format('%s follows %s', c.seq, coalesce(c.seq_before, 0))
+  from chain c where c.seq <> coalesce(c.seq_before, 0) + 1
+  union all
+  select 'history_does_not_fold', c.machine, c.subject_id,
+    format('event %s starts from %s, the one before ended in %s', c.seq, c.from_status, c.status_before)
+  from chain c where c.seq > 1 and c.from_status is distinct from c.status_before
+  union all
+  select 'illegal_move_in_history', c.machine, c.subject_id, format('%s to %s', c.from_status, c.to_status)
+  from chain c
+  where c.from_status is not null and c.source <> 'repair' and not exists (
+    select from lifecycle.transitions t
+    where t.machine = c.machine and t.from_state = c.from_status and t.to_state = c.to_status
+  )
+  union all
+  select 'open_without_a_deadline', 'bot', t.bot_id, format('%s, %s', t.bot_status, t.meeting_status)
+  from public.workflow_threads t where lifecycle.is_open(t.bot_status) and t.deadline_at is null
+  union all
+  select 'ended_with_work_left', 'bot', t.bot_id, t.bot_status::text
+  from public.workflow_threads t
+  where not lifecycle.is_open(t.bot_status) and (t.launch_due_at is not null or t.processing_due_at is not null);
+comment on view public.invariant_violations is
+  'What must never be: violation, machine, subject_id, detail. For operators and secret keys; an empty answer is the good one.';
+
+revoke all on public.invariant_violations from public, anon, authenticated, service_role;
+grant select on public.invariant_violations to service_role;

@@ -1,0 +1,126 @@
+-- What bounds the tables, what erases a person, and the one way around the table of moves.
+
+create function lifecycle.prune(older_than interval default null)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  settings lifecycle.settings;
+  moment timestamptz := lifecycle.now();
+  horizon timestamptz;
+  ended uuid[];
+  events int;
+  receipts int;
+  callbacks int;
+  transcripts int;
+begin
+  select * into settings from lifecycle.settings;
+  horizon := moment - coalesce(older_than, settings.history_retention);
+  perform set_config('rollcall.erasing', 'yes', true);
+
+  select array_agg(t.bot_id) into ended from public.workflow_threads t
+  where t.bot_completed_at < horizon and exists (select from public.status_events e where e.subject_id = t.bot_id);
+  update private.history_horizon h set pruned_to = greatest(h.pruned_to, gone.xid)
+  from (select max(e.xid) as xid from public.status_events e where e.subject_id = any (ended)) gone
+  where gone.xid is not null;
+  delete from public.status_events e where e.subject_id = any (ended);
+  get diagnostics events = row_count;
+  delete from public.status_rejections r where r.created_at < horizon;
+  delete from private.idempotency_receipts r where r.created_at < moment - settings.receipt_retention;
+  get diagnostics receipts = row_count;
+  delete from private.callback_receipts r where r.created_at < moment - settings.receipt_retention;
+  get diagnostics callbacks = row_count;
+  delete from public.transcript_chunks c using public.workflow_threads t
+  where t.bot_id = c.bot_id and t.bot_completed_at < horizon;
+  update public.workflow_threads t set transcript = null
+  where t.bot_completed_at < moment - settings.transcript_retention and t.transcript is not null;
+  get diagnostics transcripts = row_count;
+  if to_regclass('cron.job_run_details') is not null then
+    execute 'delete from cron.job_run_details where end_time < $1' using moment - interval '1 day';
+  end if;
+  perform set_config('rollcall.erasing', '', true);
+  return jsonb_build_object('events', events, 'receipts', receipts + callbacks, 'transcripts', transcripts);
+end;
+$$;
+comment on function lifecycle.prune is
+  'Erases the history of runs that ended longer ago than older_than (default: settings.history_retention), whole subjects only, and bounds rejections, receipts, transcripts and the cron log. Returns counts.';
+
+create function lifecycle.forget_owner(owner_id uuid)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  bots int;
+  events int;
+begin
+  if owner_id is null then
+    perform lifecycle.refuse_input('owner_id', 'is needed.');
+  end if;
+  perform set_config('rollcall.erasing', 'yes', true);
+  delete from public.workflow_threads t where t.owner_id = forget_owner.owner_id;
+  get diagnostics bots = row_count;
+  delete from public.status_events e where e.owner_id = forget_owner.owner_id;
+  get diagnostics events = row_count;
+  delete from public.status_rejections r where r.owner_id = forget_owner.owner_id;
+  delete from private.idempotency_receipts r where r.owner_id = forget_owner.owner_id;
+  delete from lifecycle.hints h where h.topic = 'owner:' || forget_owner.owner_id;
+  perform set_config('rollcall.erasing', '', true);
+  return jsonb_build_object('bots', bots, 'events', events);
+end;
+$$;
+comment on function lifecycle.forget_owner is 'Erases everything of one person, history included. Stop the person''s open bots first: their machines are not looked for afterwards.';
+
+create function lifecycle.repair(machine text, subject_id uuid, to_status text, reason text, error_code text default null)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  thread public.workflow_threads;
+begin
+  if coalesce(btrim(reason), '') = '' then
+    perform lifecycle.refuse_input('reason', 'is needed: a repair says why.');
+  end if;
+  if machine not in ('bot', 'meeting') then
+    perform lifecycle.refuse_input('machine', 'must be bot or meeting.');
+  end if;
+  if not exists (select from lifecycle.states s where s.machine = repair.machine and s.state = to_status) then
+    perform lifecycle.refuse_input('to_status', format('is no state of the machine %s.', machine));
+  end if;
+  select * into thread from public.workflow_threads t where t.bot_id = repair.subject_id for update;
+  if not found then
+    perform lifecycle.refuse(404, 'bot_not_found', 'No bot has this id.');
+  end if;
+
+  perform set_config('rollcall.repairing', 'yes', true);
+  perform lifecycle.because('repair', reason, jsonb_build_object('by', session_user));
+  if machine = 'bot' then
+    update public.workflow_threads t
+    set bot_status = to_status::public.bot_status,
+      bot_started_at = case when to_status = 'completed' then coalesce(t.bot_started_at, lifecycle.now()) else t.bot_started_at end,
+      bot_completed_at = null,
+      error_stage = case when to_status = 'failed' then coalesce(t.error_stage, 'running') end,
+      error_code = case when to_status = 'failed' then coalesce(repair.error_code, t.error_code, 'INTERNAL') end,
+      error_message = case when to_status = 'failed' then reason end,
+      error_details = case when to_status = 'failed' then t.error_details end
+    where t.workflow_thread_id = thread.workflow_thread_id returning * into thread;
+  else
+    update public.workflow_threads t
+    set meeting_status = to_status::public.meeting_status,
+      left_at = null,
+      completion_reason = case when to_status = 'completed' then coalesce(t.completion_reason, 'other') end,
+      failure_stage = case when to_status = 'failed' then coalesce(t.failure_stage, private.presence_stage(thread)) end
+    where t.workflow_thread_id = thread.workflow_thread_id returning * into thread;
+  end if;
+  perform set_config('rollcall.repairing', '', true);
+  return private.bot_json(thread) || '{"ok": true, "result": "processed", "changed": true}';
+end;
+$$;
+comment on function lifecycle.repair is
+  'An operator sets a status by hand, around the table of moves; only the owner of the schema may, and must say why. The history keeps it with source repair.';
+
+revoke execute on function
+  lifecycle.prune(interval), lifecycle.forget_owner(uuid), lifecycle.repair(text, uuid, text, text, text)
+from public, anon, authenticated, service_role;
