@@ -138,6 +138,7 @@ export class Feed {
     while (this.#queue.length > 0 && !this.#closed) {
       const visible = snapshot ? await this.#visibleCount(snapshot) : this.#queue.length
       for (const { messages } of this.#queue.splice(0, visible)) messages.forEach(deliver)
+      if (visible === 0) await delay(1)
     }
     this.#delivering = false
   }
