@@ -14,6 +14,8 @@ export type Guest = {
   standing: Standing
   /** Messages up to this one were said before the guest was in the room. */
   admitted_after: number
+  /** Messages after this one were said when the guest was out again; null while they are in or waiting. */
+  left_after: number | null
   /** When the guest last asked for anything, in ms since the epoch. */
   seen_at: number
 }
@@ -83,7 +85,9 @@ export class Meeting {
       name,
       kind,
       standing: 'waiting',
-      admitted_after: 0,
+      // Nothing yet: who waits hears nothing.
+      admitted_after: Number.POSITIVE_INFINITY,
+      left_after: null,
       seen_at: this.#now(),
     }
     this.#guests.set(guest.id, guest)
@@ -113,8 +117,8 @@ export class Meeting {
 
   /** What was said since the guest came in and after `seq`. */
   heardBy(guest: Guest, seq: number): Message[] {
-    if (guest.standing === 'waiting' || guest.standing === 'rejected') return []
-    return this.#messages.slice(Math.max(seq, guest.admitted_after))
+    const first = Math.max(seq, guest.admitted_after)
+    return this.#messages.slice(first, guest.left_after ?? this.#messages.length)
   }
 
   say(guest: Guest, text: string): Message {
@@ -163,6 +167,7 @@ export class Meeting {
 
   #move(guest: Guest, standing: Standing): void {
     guest.standing = standing
+    if (standing !== 'admitted') guest.left_after = this.#messages.length
     this.#tell({ to: guest, event: 'standing', payload: { standing } })
     this.#tellRoster()
   }
