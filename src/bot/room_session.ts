@@ -97,7 +97,7 @@ export class RoomSession {
     })
     this.#timer = setInterval(() => this.#read(), READ_EVERY_MS)
     this.#apply(entry)
-    this.#listen()
+    void this.#listen()
   }
 
   /** Leaves the room and lets go of everything. */
@@ -137,7 +137,7 @@ export class RoomSession {
     if (answer.status === 200) {
       this.#answered_at = Date.now()
       this.#apply(View.parse(answer.body))
-      this.#listen()
+      await this.#listen()
     } else if (answer.status === 401 || answer.status === 404) {
       // The room was started anew and knows nobody any more.
       this.#apply({ ...this.#view, standing: 'ended', messages: [] })
@@ -166,38 +166,40 @@ export class RoomSession {
   }
 
   /** Joins the channels that the bot may hear and is not on; also again after the server closed one. */
-  #listen(): void {
+  async #listen(): Promise<void> {
+    // First, so that a private join carries a token that says whether the bot is in.
+    await this.#client.realtime.setAuth()
     if (this.#closed) return
-    const gone = (channel: RealtimeChannel | null) => channel === null || channel.state === 'closed'
-    const onSubscribed = (status: string) => status === 'SUBSCRIBED' && this.#read()
-    if (gone(this.#guest_channel)) {
+    if (isGone(this.#guest_channel)) {
       this.#guest_channel = this.#client
         .channel(this.#entry.topics.guest, { config: { private: true } })
         .on('broadcast', { event: 'standing' }, () => this.#read())
-      this.#guest_channel.subscribe(onSubscribed)
+        .subscribe((status) => status === 'SUBSCRIBED' && this.#read())
     }
-    if (this.#view.standing === 'admitted' && gone(this.#room_channel)) {
+    if (this.#view.standing === 'admitted' && isGone(this.#room_channel)) {
       const presence = { key: this.#entry.guest_id }
-      const channel = this.#client
-        .channel(this.#entry.topics.room, { config: { private: true, presence } })
-        .on('broadcast', { event: 'roster' }, () => this.#read())
-        .on('broadcast', { event: 'message' }, ({ payload }) => {
-          const message = Message.safeParse(payload)
-          if (message.success && message.data.seq === this.#last_seq + 1) this.#hear(message.data)
-          else this.#read()
-        })
+      const channel = this.#client.channel(this.#entry.topics.room, { config: { private: true, presence } })
       this.#room_channel = channel
-      // The token must say that the bot is in before the room's channel is joined.
-      void this.#client.realtime.setAuth().then(() =>
-        channel.subscribe((status) => {
-          if (status === 'SUBSCRIBED') void channel.track({ name: this.#name, kind: 'bot' })
-          onSubscribed(status)
-        }),
-      )
-    } else {
-      void this.#client.realtime.setAuth()
+        .on('broadcast', { event: 'roster' }, () => this.#read())
+        .on('broadcast', { event: 'message' }, ({ payload }) => this.#hearPush(payload))
+        .subscribe((status) => {
+          if (status !== 'SUBSCRIBED') return
+          void channel.track({ name: this.#name, kind: 'bot' })
+          this.#read()
+        })
     }
   }
+
+  /** The next message may come by push alone; after a gap the room is asked. */
+  #hearPush(payload: unknown): void {
+    const message = Message.safeParse(payload)
+    if (message.success && message.data.seq === this.#last_seq + 1) this.#hear(message.data)
+    else this.#read()
+  }
+}
+
+function isGone(channel: RealtimeChannel | null): boolean {
+  return channel === null || channel.state === 'closed'
 }
 
 async function request(
