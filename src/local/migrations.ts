@@ -5,19 +5,27 @@ import { join } from 'node:path'
 import postgres from 'postgres'
 import { project_dir } from './project.ts'
 
+export type PushOptions = {
+  /** The project whose supabase/migrations are pushed. Default this one. */
+  project?: string
+  signal?: AbortSignal
+}
+
 /**
  * Pushes supabase/migrations with the real CLI, as the role in `db_url`. Does not start the CLI when the
- * database lists every migration already.
+ * database lists every migration already. Each migration is one transaction, so `signal` cuts none in two.
  * @throws Error with the CLI's own output when a migration fails.
  */
-export async function pushMigrations(db_url: string): Promise<void> {
-  if (await upToDate(db_url)) return
+export async function pushMigrations(db_url: string, options: PushOptions = {}): Promise<void> {
+  const project = options.project ?? project_dir
+  if (await upToDate(db_url, project)) return
   const cli = createRequire(import.meta.url).resolve('supabase/dist/supabase.js')
-  const args = ['db', 'push', '--db-url', db_url, '--include-all', '--yes', '--workdir', project_dir]
-  // Detached: Ctrl-C in the terminal must not cut a migration in two, the stack ends when it is through.
+  const args = ['db', 'push', '--db-url', db_url, '--include-all', '--yes', '--workdir', project]
+  // Detached: a signal to the terminal's programs reaches the CLI through `signal` alone.
   const child = spawn(process.execPath, [cli, ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
+    ...(options.signal && { signal: options.signal }),
     env: { ...process.env, DO_NOT_TRACK: '1', SUPABASE_TELEMETRY_DISABLED: '1' },
   })
   let output = ''
@@ -34,8 +42,8 @@ export async function pushMigrations(db_url: string): Promise<void> {
   if (code !== 0) throw new Error(`The migrations could not be pushed:\n${output.trim()}`)
 }
 
-async function upToDate(db_url: string): Promise<boolean> {
-  const versions = readdirSync(join(project_dir, 'supabase', 'migrations')).flatMap(
+async function upToDate(db_url: string, project: string): Promise<boolean> {
+  const versions = readdirSync(join(project, 'supabase', 'migrations')).flatMap(
     (file) => /^(\d+)_.*\.sql$/.exec(file)?.[1] ?? [],
   )
   if (versions.length === 0) return true

@@ -58,7 +58,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   try {
     mkdirSync(dir, { recursive: true })
     const binaries = await findBinaries()
-    await stopLeftover(data)
+    await stopLeftoverPostgres(dir)
     const port = await claimPort(options.port, 'ROLLCALL_DB_PORT')
     const run = runner(dir, data)
     if (!existsSync(join(data, 'rollcall_ready'))) {
@@ -303,8 +303,9 @@ function lastLine(text: string): string {
   )
 }
 
-/** Ends the server that a killed stack left on this data directory. */
-async function stopLeftover(data: string): Promise<void> {
+/** Ends the server that a killed stack left running on a data directory. */
+export async function stopLeftoverPostgres(dir: string): Promise<void> {
+  const data = join(resolve(dir), 'db')
   const pid_file = join(data, 'postmaster.pid')
   if (!existsSync(pid_file)) return
   const pid = Number(readFileSync(pid_file, 'utf8').split('\n')[0])
