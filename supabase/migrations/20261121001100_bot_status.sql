@@ -97,6 +97,7 @@ alter table public.workflow_threads
     bot_status not in ('completed', 'failed') or meeting_status in ('completed', 'failed')
   ),
   add constraint stop_has_a_reason check ((stop_requested_at is null) = (stop_reason is null)),
+  add constraint stopping_was_requested check (meeting_status <> 'stopping' or stop_requested_at is not null),
   add constraint bot_config_is_at_most_64_kb check (octet_length(bot_config::text) <= 65536),
   add constraint meeting_id_is_speakable check (
     length(native_meeting_id) between 1 and 255 and native_meeting_id !~ '[[:cntrl:][:space:]?#&=/]'
