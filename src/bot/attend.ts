@@ -61,8 +61,15 @@ export async function attend(
   let alone: NodeJS.Timeout | undefined
   const heartbeat = setInterval(() => callbacks.heartbeat(participant_count), HEARTBEAT_EVERY_MS)
 
+  const assigned = () => {
+    try {
+      return readAssignment()
+    } catch (error) {
+      throw new Failure('VALIDATION_ERROR', (error as Error).message)
+    }
+  }
   const arrive = async (): Promise<RoomSession | null> => {
-    const { platform, meeting_url, passcode, bot_name, alone_after_s } = readAssignment()
+    const { platform, meeting_url, passcode, bot_name, alone_after_s } = assigned()
     if (platform !== 'room') {
       throw new Failure('UNSUPPORTED_PLATFORM', `This bot attends rooms, not ${platform} meetings.`)
     }
