@@ -317,7 +317,7 @@ describe('broadcast from the database', () => {
     expect(await db.owner`select id from public.things where id >= 2000`).toHaveLength(2)
   })
 
-  test('is replayed to who asks for it, and not delivered twice', async () => {
+  test('is replayed, the latest and oldest first, to who asks for it', async () => {
     const since = Date.now()
     for (const n of [1, 2, 3]) await send('earlier', { n })
     await db.owner`select realtime.send_binary('\\x07'::bytea, 'earlier_bytes', ${topic})`

@@ -150,6 +150,8 @@ declare
   day date;
   old text;
 begin
+  -- Two services on one database start at the same time in tests.
+  perform pg_advisory_xact_lock(hashtext('_realtime.maintain_partitions'));
   for offset_days in -1 .. 3 loop
     day := today + offset_days;
     continue when to_regclass('realtime.messages_' || to_char(day, 'YYYY_MM_DD')) is not null;
@@ -176,6 +178,8 @@ comment on function _realtime.maintain_partitions() is 'Creates and drops the da
 create or replace function _realtime.lose_partition() returns void
 language plpgsql
 set search_path = ''
+-- Waiting for a long transaction here would hold up everyone who sends.
+set lock_timeout = '2s'
 as $$
 begin
   execute format(

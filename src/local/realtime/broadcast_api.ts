@@ -27,14 +27,14 @@ export async function handleBroadcastRequest(services: Services, request: Reques
   const token = await authenticate(services, request.headers)
   if (!token) return answer(401, { message: 'Unauthorized' })
   const { topic, event } = place.groups ?? {}
-  const respond =
-    topic === undefined || event === undefined
-      ? sendBatch(services, request, token)
-      : sendSingle(services, request, token, decodeURIComponent(topic), decodeURIComponent(event))
-  return respond.catch((error) => {
+  try {
+    if (topic === undefined || event === undefined) return await sendBatch(services, request, token)
+    return await sendSingle(services, request, token, decodeURIComponent(topic), decodeURIComponent(event))
+  } catch (error) {
+    if (error instanceof URIError) return answer(400, { message: 'Bad Request' })
     services.log(`broadcast API: ${String(error)}`)
     return answer(500, { message: 'Unable to authorize broadcast' })
-  })
+  }
 }
 
 async function authenticate({ verify }: Services, headers: Headers): Promise<Token | undefined> {

@@ -95,8 +95,13 @@ export class Feed {
     )
     this.#service = service
     let transaction: Transaction | undefined
-    service.on('start', () => this.#becomeReady())
-    service.on('error', (error) => this.#options.log(`feed of realtime.messages: ${String(error)}`))
+    service.on('start', () => {
+      // Closed while it was still connecting.
+      if (this.#closed) void service.stop()
+      else this.#becomeReady()
+    })
+    // subscribe() rejects with it.
+    service.on('error', () => {})
     service.on('heartbeat', (lsn, _time, should_respond) => {
       // The library acknowledges one byte past what it is given; Postgres waits for the exact place when it stops.
       if (should_respond) void service.acknowledge(previousLsn(lsn))

@@ -119,7 +119,14 @@ export async function createRealtime(options: RealtimeOptions): Promise<Realtime
         (token) => {
           sockets.handleUpgrade(request, socket, head, (client) => {
             greeting.delete(socket)
-            new Connection({ socket: client, vsn, token, headers: xHeaders(request), services })
+            new Connection({
+              socket: client,
+              stream: socket,
+              vsn,
+              token,
+              headers: xHeaders(request),
+              services,
+            })
           })
         },
         (error) => {
