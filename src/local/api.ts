@@ -153,9 +153,9 @@ class RestConnection extends PostgresConnection {
       const found = functions?.filter((known) => known.name === ast.function) ?? []
       const is_json = (name: string) =>
         found.some(({ arg_names, arg_types }) => /^jsonb?$/.test(arg_types[arg_names.indexOf(name)] ?? ''))
-      // In a query string the value is JSON text already.
+      // In a query string, text is JSON already; lite has parsed what looks like an object.
       const text = (value: unknown) =>
-        ast.httpMethod === 'GET' ? String(Array.isArray(value) ? value.at(-1) : value) : JSON.stringify(value)
+        ast.httpMethod === 'GET' && typeof value === 'string' ? value : JSON.stringify(value)
       const encode = ([name, value]: [string, unknown]) =>
         value !== null && is_json(name) ? [name, encoded + text(value)] : [name, value]
       ast.args = Object.fromEntries(Object.entries(args).map(encode))

@@ -1,4 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
@@ -6,6 +8,7 @@ import type { TestProject } from 'vitest/node'
 import { pushMigrations } from '../../src/local/migrations.ts'
 import { installPlatform } from '../../src/local/platform.ts'
 import { startPostgres } from '../../src/local/postgres.ts'
+import { type Stack, startStack } from '../../src/local/stack.ts'
 
 export type TestCluster = {
   port: number
@@ -20,11 +23,23 @@ export type TestCluster = {
 declare module 'vitest' {
   export interface ProvidedContext {
     postgres: TestCluster
+    /** Answers with the address of the shared stack, which it starts at the first request. */
+    stack_starter: string
   }
 }
 
-/** One Postgres for the whole test run, with a template database that each test file clones. */
+/**
+ * One Postgres for the whole test run, with a template database that each test file clones; and one stack,
+ * for the tests that want one.
+ */
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const stops = await Promise.all([startCluster(project), offerStack(project)])
+  return async () => {
+    await Promise.all(stops.map((stop) => stop()))
+  }
+}
+
+async function startCluster(project: TestProject): Promise<() => Promise<void>> {
   const dir = mkdtempSync(join(tmpdir(), 'rollcall-test-'))
   const cluster = await startPostgres({ dir, port: 0, durable: false })
   const stop = async () => {
@@ -53,5 +68,30 @@ export default async function setup(project: TestProject): Promise<() => Promise
   } catch (error) {
     await stop()
     throw error
+  }
+}
+
+async function offerStack(project: TestProject): Promise<() => Promise<void>> {
+  let starting: Promise<Stack> | undefined
+  let dir: string | undefined
+  const start = () => {
+    dir = mkdtempSync(join(tmpdir(), 'rollcall-stack-'))
+    return startStack({ dir, port: 0, db_port: 0, durable: false })
+  }
+  const server = createServer(async (_request, response) => {
+    try {
+      starting ??= start()
+      const { stop: _, ...address } = await starting
+      response.end(JSON.stringify(address))
+    } catch (error) {
+      response.writeHead(500).end(`The shared stack did not start: ${(error as Error).message}`)
+    }
+  })
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  project.provide('stack_starter', `http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  return async () => {
+    server.close()
+    await starting?.then((stack) => stack.stop()).catch(() => {})
+    if (dir) rmSync(dir, { recursive: true, force: true })
   }
 }
