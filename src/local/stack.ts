@@ -134,7 +134,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     // It is awaited below: a failure until then is nobody's unhandled rejection.
     booting.catch(() => {})
 
-    log('pushing the migrations')
+    log('bringing the migrations up to date')
     await pushMigrations(db_url, { project, ...(options.signal && { signal: options.signal }) })
     running()
     await seed(dir, project, db_url)
