@@ -106,10 +106,13 @@ comment on function lifecycle.reject is 'Keeps an attempt that was refused; the 
 
 create table private.history_horizon (
   one boolean primary key default true constraint only_one_row check (one),
-  pruned_to xid8
+  pruned_to xid8,
+  pruned_before timestamptz
 );
 insert into private.history_horizon default values;
-comment on table private.history_horizon is 'One row. pruned_to: the newest transaction whose history was pruned; older cursors must start afresh.';
+comment on table private.history_horizon is 'One row: how far back the history reaches.';
+comment on column private.history_horizon.pruned_to is 'The newest transaction whose history was pruned: cursors that had not seen it must start afresh.';
+comment on column private.history_horizon.pruned_before is 'Runs that ended before this may have no history any more.';
 alter table private.history_horizon enable row level security;
 create policy "everyone reads how far the history reaches back" on private.history_horizon
   for select to authenticated, service_role using (true);
@@ -138,7 +141,7 @@ begin
     perform lifecycle.refuse_input('max_rows', 'must be a whole number from 0 to 1000.');
   end if;
   begin
-    read_to := coalesce(parts[1], '1:1:')::pg_snapshot;
+    read_to := case when after is null then '1:1:' else coalesce(parts[1], '') end::pg_snapshot;
     target := coalesce(parts[2]::pg_snapshot, present);
     last_id := coalesce(parts[3]::bigint, 0);
   exception when data_exception then
@@ -147,7 +150,12 @@ begin
 
   select h.pruned_to into pruned_to from private.history_horizon h;
   if after is not null and (
-    pg_snapshot_xmin(read_to) <= pruned_to
+    pg_snapshot_xmax(read_to) <= pruned_to
+    -- Under way when the cursor was made, and over now: what it wrote may be among what was pruned.
+    or exists (
+      select from pg_snapshot_xip(read_to) late (xid)
+      where late.xid <= pruned_to and pg_visible_in_snapshot(late.xid, present)
+    )
     or pg_snapshot_xmax(read_to) > pg_snapshot_xmax(present)
     or pg_snapshot_xmax(target) > pg_snapshot_xmax(present)
   ) then

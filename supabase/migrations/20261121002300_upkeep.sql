@@ -21,7 +21,8 @@ begin
 
   select array_agg(t.bot_id) into ended from public.workflow_threads t
   where t.bot_completed_at < horizon and exists (select from public.status_events e where e.subject_id = t.bot_id);
-  update private.history_horizon h set pruned_to = greatest(h.pruned_to, gone.xid)
+  update private.history_horizon h
+  set pruned_to = greatest(h.pruned_to, gone.xid), pruned_before = greatest(h.pruned_before, horizon)
   from (select max(e.xid) as xid from public.status_events e where e.subject_id = any (ended)) gone
   where gone.xid is not null;
   delete from public.status_events e where e.subject_id = any (ended);

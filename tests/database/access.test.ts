@@ -1,0 +1,196 @@
+import { randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { botIn, report, transcript } from '../support/bots.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+
+let database: TestDatabase
+beforeAll(async () => {
+  database = await createTestDatabase()
+})
+afterAll(() => database.drop())
+
+const roles = ['anon', 'authenticated', 'service_role'] as const
+
+/** What each role may call. A new function is nobody's until it stands here. */
+const callable: Record<string, readonly string[]> = {
+  anon: ['lifecycle.allowed_from', 'public.machine_catalog'],
+  authenticated: [
+    'lifecycle.allowed_from',
+    'lifecycle.is_attending',
+    'lifecycle.is_open',
+    'lifecycle.refuse',
+    'lifecycle.refuse_input',
+    'private.bot_events',
+    'private.bot_json',
+    'private.bot_transcript',
+    'private.event_json',
+    'private.is_operator',
+    'private.to_platform',
+    'private.topic_subject',
+    'public.get_bot',
+    'public.list_bots',
+    'public.machine_catalog',
+    'public.status_changes',
+  ],
+  service_role: [
+    'lifecycle.allowed_from',
+    'lifecycle.is_attending',
+    'lifecycle.is_open',
+    'lifecycle.now',
+    'lifecycle.refuse',
+    'lifecycle.refuse_input',
+    'private.bot_events',
+    'private.bot_json',
+    'private.bot_transcript',
+    'private.event_json',
+    'private.is_operator',
+    'private.to_platform',
+    'private.topic_subject',
+    'public.claim_launch',
+    'public.claim_processing',
+    'public.complete_processing',
+    'public.fail_launch',
+    'public.fail_processing',
+    'public.get_bot',
+    'public.get_health',
+    'public.get_workflow_thread_by_bot_id',
+    'public.list_bots',
+    'public.machine_catalog',
+    'public.normalize_container_status',
+    'public.record_container',
+    'public.renew_processing',
+    'public.replace_callback_token',
+    'public.report_bot',
+    'public.request_bot',
+    'public.save_workflow_thread_data',
+    'public.status_changes',
+    'public.update_bot_status',
+  ],
+}
+
+/** What each role may read; nobody but the owner writes. */
+const everyone = ['lifecycle.machines', 'lifecycle.states', 'lifecycle.transitions', 'public.error_codes']
+const own = [
+  ...everyone,
+  'private.history_horizon',
+  'public.invariant_violations',
+  'public.status_events',
+  'public.status_rejections',
+  'public.transcript_chunks',
+  'public.workflow_threads',
+]
+const readable: Record<string, readonly string[]> = { anon: everyone, authenticated: own, service_role: own }
+
+test('each role may call what the table above says and nothing else', async () => {
+  for (const role of roles) {
+    const rows = await database.superuser`
+      select distinct n.nspname || '.' || p.proname as name
+      from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+      where n.nspname in ('public', 'lifecycle', 'private') and has_function_privilege(${role}, p.oid, 'execute')
+      order by 1`
+    expect(
+      rows.map((row) => row.name),
+      role,
+    ).toEqual([...(callable[role] ?? [])].sort())
+  }
+})
+
+test('each role may read what the table above says, and writes nowhere', async () => {
+  for (const role of roles) {
+    const rows = await database.superuser`
+      select n.nspname || '.' || c.relname as name, array_remove(array_agg(p.privilege), 'SELECT') as writes
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace,
+        unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p (privilege)
+      where n.nspname in ('public', 'lifecycle', 'private') and c.relkind in ('r', 'v', 'm', 'p')
+        and has_table_privilege(${role}, c.oid, p.privilege)
+      group by 1 order by 1`
+    expect(
+      rows.map((row) => row.name),
+      role,
+    ).toEqual([...(readable[role] ?? [])].sort())
+    for (const row of rows) expect(row.writes, `${role} ${row.name}`).toEqual([])
+  }
+})
+
+test('row level security is on for every table, and every function has its search_path', async () => {
+  const tables = await database.superuser`
+    select c.oid::regclass::text as name from pg_class c
+    where c.relnamespace in ('public'::regnamespace, 'lifecycle'::regnamespace, 'private'::regnamespace)
+      and c.relkind in ('r', 'p') and not c.relrowsecurity`
+  expect(tables).toEqual([])
+  const functions = await database.superuser`
+    select p.oid::regprocedure::text as name from pg_proc p
+    where p.pronamespace in ('public'::regnamespace, 'lifecycle'::regnamespace, 'private'::regnamespace)
+      and not coalesce(p.proconfig::text like '%search_path=%', false)`
+  expect(functions).toEqual([])
+})
+
+test('no security definer function is for anon or authenticated', async () => {
+  const rows = await database.superuser`
+    select p.oid::regprocedure::text as name from pg_proc p
+    where p.pronamespace in ('public'::regnamespace, 'lifecycle'::regnamespace, 'private'::regnamespace) and p.prosecdef
+      and (has_function_privilege('anon', p.oid, 'execute') or has_function_privilege('authenticated', p.oid, 'execute'))`
+  expect(rows).toEqual([])
+})
+
+test('every public table, function and view says what it is', async () => {
+  const rows = await database.superuser`
+    select c.oid::regclass::text as name from pg_class c
+    where c.relnamespace in ('public'::regnamespace, 'lifecycle'::regnamespace) and c.relkind in ('r', 'v')
+      and obj_description(c.oid, 'pg_class') is null
+    union all
+    select p.oid::regprocedure::text from pg_proc p
+    where p.pronamespace in ('public'::regnamespace, 'lifecycle'::regnamespace) and obj_description(p.oid, 'pg_proc') is null`
+  expect(rows).toEqual([])
+})
+
+test('owners see their own rows, strangers none, operators all', async () => {
+  const bot = await botIn(database.owner, 'active')
+  await report(database.owner, bot, 'transcript', { chunk: 0, utterances: transcript })
+  await report(database.owner, bot, 'joining')
+  const operator = { sub: randomUUID(), app_metadata: { rollcall: 'operator' } }
+  for (const table of ['workflow_threads', 'status_events', 'status_rejections', 'transcript_chunks']) {
+    const rows = (claims: { sub: string }) =>
+      database.as('authenticated', claims, (sql) => sql.unsafe(`select * from public.${table}`))
+    expect((await rows({ sub: bot.owner_id })).length, table).toBeGreaterThan(0)
+    expect(await rows({ sub: randomUUID() }), table).toHaveLength(0)
+    expect((await rows(operator)).length, table).toBeGreaterThan(0)
+  }
+})
+
+test('invariant_violations shows nothing to an owner and everything to an operator', async () => {
+  const bot = await botIn(database.owner, 'joining')
+  await database.superuser.begin(async (sql) => {
+    await sql`set local session_replication_role = replica`
+    await sql`update public.workflow_threads set deadline_at = null where bot_id = ${bot.bot_id}`
+  })
+  const violations = (role: 'authenticated' | 'service_role', claims: object) =>
+    database.as(role, claims, (sql) => sql`select * from public.invariant_violations`)
+  expect(await violations('authenticated', { sub: bot.owner_id })).toEqual([])
+  for (const rows of [
+    await violations('authenticated', { sub: randomUUID(), app_metadata: { rollcall: 'operator' } }),
+    await violations('service_role', {}),
+  ]) {
+    expect(rows).toMatchObject([
+      { violation: 'open_without_a_deadline', machine: 'bot', subject_id: bot.bot_id },
+    ])
+  }
+})
+
+test('the first migration refuses a table of one of its names, in one sentence', async () => {
+  const { readFileSync } = await import('node:fs')
+  const preflight = readFileSync(
+    new URL('../../supabase/migrations/20261121000100_preflight.sql', import.meta.url),
+    'utf8',
+  )
+  const fresh = await createTestDatabase({ migrated: false })
+  try {
+    await fresh.owner`create table public.status_events (id int)`
+    await expect(fresh.owner.unsafe(preflight)).rejects.toThrow(/public\.status_events.*rename or drop/)
+    await fresh.owner`drop table public.status_events`
+    await fresh.owner`create table public.workflow_threads (id int)`
+    await expect(fresh.owner.unsafe(preflight)).rejects.toThrow(/public\.workflow_threads/)
+  } finally {
+    await fresh.drop()
+  }
+})
