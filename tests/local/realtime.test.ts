@@ -248,23 +248,29 @@ describe('broadcast from the database', () => {
       found.push(db.admin`select from public.things where id = ${payload.thing}`.then(({ count }) => count))
     })
     await subscribe(channel)
-    // A commit that waits for a standby is in the log, where the feed reads it, but not yet visible.
-    await db.admin`alter system set synchronous_standby_names = 'nobody'`
-    await db.admin`select pg_reload_conf()`
-    const commits = [1, 2].map((thing) =>
+    const commit = (thing: number) =>
       db.owner.begin(async (tx) => {
         await tx`insert into public.things values (${thing}, 'thing')`
         await tx`select realtime.send(${tx.json({ thing })}, 'thing', ${topic})`
-      }),
-    )
-    await vi.waitFor(async () => {
-      expect(await db.admin`select from pg_stat_activity where wait_event = 'SyncRep'`).toHaveLength(2)
-    })
-    await db.admin`alter system reset synchronous_standby_names`
-    await db.admin`select pg_reload_conf()`
+      })
+    const commits: Promise<unknown>[] = []
+    // A commit that waits for a standby is in the log, where the feed reads it, but not yet visible.
+    await db.admin`alter system set synchronous_standby_names = 'nobody'`
+    try {
+      await db.admin`select pg_reload_conf()`
+      // The setting reaches commits a moment later: go on until one waits.
+      await vi.waitFor(async () => {
+        commits.push(commit(commits.length + 1))
+        const waiting = await db.admin`select from pg_stat_activity where wait_event = 'SyncRep'`
+        expect(waiting.count).toBeGreaterThan(0)
+      })
+    } finally {
+      await db.admin`alter system reset synchronous_standby_names`
+      await db.admin`select pg_reload_conf()`
+    }
     await Promise.all(commits)
-    await vi.waitFor(() => expect(found).toHaveLength(2))
-    expect(await Promise.all(found)).toEqual([1, 1])
+    await vi.waitFor(() => expect(found).toHaveLength(commits.length))
+    expect(await Promise.all(found)).toEqual(commits.map(() => 1))
   })
 
   test('carries numbers of any length and bytes', async () => {
