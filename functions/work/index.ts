@@ -2,6 +2,7 @@ import { z } from 'zod'
 import { WorkQuery } from '../../src/contract/work.ts'
 import { runLane } from '../../src/worker/lanes.ts'
 import { errorFields, log } from '../../src/worker/log.ts'
+import { callRpc } from '../../src/worker/rpc.ts'
 import { workerSettings } from '../../src/worker/settings.ts'
 import { endpoint, endpoints } from '../_shared/endpoint.ts'
 import { env, waitUntil } from '../_shared/env.ts'
@@ -30,11 +31,12 @@ const wake = endpoint(
 /** Is everything well? For operators and uptime checks. */
 const health = endpoint(
   { method: 'GET', auth: ['user', 'secret'], input: z.object({}) },
-  async (_query, { caller, rpc }) => {
+  async (_query, { caller, admin }) => {
     if (caller.kind === 'user' && !caller.operator) {
       throw refusal('forbidden', { message: 'Only an operator may see the health of the project.' })
     }
-    return { status: 200, body: await rpc('get_health', {}) }
+    // Its `ok` speaks of the project: false is no refusal.
+    return { status: 200, body: await callRpc(admin, 'get_health') }
   },
 )
 

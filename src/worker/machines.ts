@@ -155,7 +155,8 @@ export function createMachines(settings: MachineSettings, options: MachinesOptio
         } catch (error) {
           if (!(error instanceof MachinesError)) throw error
           error.attempts = attempt
-          // A name that is taken: the attempt before this one was heard after all.
+          // Refused because the name is taken: an attempt before this one was heard after all. (Deno's fetch sends a
+          // POST again by itself when the connection breaks, so even the first attempt may be the second.)
           const done = !error.retryable || attempt === ATTEMPTS
           const found = done ? await machines.find(order.bot_id).catch(() => null) : null
           if (found !== null) return found

@@ -94,6 +94,10 @@ export async function startFaultMachines(): Promise<FaultMachines> {
     }
     const machine = self.machines.find((one) => one.id === id)
     if (creates) {
+      const { name } = body as { name: string }
+      if (self.machines.some((one) => one.name === name && one.state !== 'destroyed')) {
+        return say(409, { error: `unique machine name violation: "${name}"` })
+      }
       const made: FaultMachine = {
         id: `m${(self.machines.length + 1).toString().padStart(6, '0')}`,
         state: self.state_after_creation,

@@ -49,7 +49,7 @@ export interface Project {
   /** A user that signed in after becoming an operator. */
   operator(): Promise<User>
   call(path: string, init?: CallInit): Promise<Reply>
-  /** Joins a new meeting without a machine. */
+  /** Joins a new meeting without a machine; for the same user each time unless one is given. */
   play(more?: Record<string, unknown>, owner?: User): Promise<PlayedBot>
   /** A callback of the bot with its right token. `path` as in `/joining`. */
   report(bot: PlayedBot, path: string, body?: Record<string, unknown>): Promise<Reply>
@@ -124,6 +124,8 @@ export async function startProject(): Promise<Project> {
     return { id: session.user.id, token: session.access_token }
   }
 
+  // Signing up costs a password hash: bots that need no owner of their own share one.
+  let shared: Promise<User> | undefined
   const project: Project = {
     stack,
     functions_url: stack.functions_url,
@@ -159,7 +161,8 @@ export async function startProject(): Promise<Project> {
       }
     },
     async play(more = {}, owner) {
-      const as = owner ?? (await project.user())
+      shared ??= project.user()
+      const as = owner ?? (await shared)
       const native_meeting_id = `room-${randomUUID().slice(0, 8)}`
       const body = { platform: 'room', native_meeting_id, launch: false, ...more }
       const reply = await project.call('/join', { method: 'POST', as, body })
