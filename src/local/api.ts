@@ -141,7 +141,11 @@ class RestConnection extends PostgresConnection {
   override introspect(): Promise<Schema> {
     const schema = this.schema
     if (schema === undefined) throw new Error('no connection to read the schema with')
-    this.#known ??= schema.introspect()
+    this.#known ??= schema.introspect().then((found) => {
+      // lite answers a failure with an empty schema: good for this request, not for the next.
+      if (!found.functions) this.#known = undefined
+      return found
+    })
     return this.#known
   }
 

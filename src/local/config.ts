@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parse } from 'smol-toml'
 import { project_dir } from './project.ts'
@@ -8,10 +8,13 @@ export type LocalConfig = { dir: string; port: number; db_port: number; chaos: s
 
 /**
  * Where the local stack lives, from ROLLCALL_DIR, ROLLCALL_PORT, ROLLCALL_DB_PORT and ROLLCALL_REALTIME_CHAOS; the
- * port of the database is that of supabase/config.toml unless set, so that the CLI finds it.
+ * port of the database is that of supabase/config.toml unless set, so that the CLI finds it. Reads the project's .env
+ * first; what the shell has set counts more.
  * @throws StartError for a port that is none.
  */
 export function localConfig(): LocalConfig {
+  const env_file = join(project_dir, '.env')
+  if (existsSync(env_file)) process.loadEnvFile(env_file)
   return {
     dir: resolve(project_dir, process.env.ROLLCALL_DIR || '.rollcall'),
     port: portFrom('ROLLCALL_PORT') ?? 54321,

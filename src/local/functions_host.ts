@@ -222,7 +222,10 @@ function denoEnvironment(options: FunctionsOptions): NodeJS.ProcessEnv {
     // What tunes this Node or this test run says nothing to a function.
     if (!/^(npm_|NODE_(?!EXTRA_CA_CERTS)|VITEST|PG|DENO_)/.test(name)) env[name] = value
   }
-  return { ...env, ...options.env, DENO_DIR: cache, DENO_NO_UPDATE_CHECK: '1', NO_COLOR: '1' }
+  // Deno's fetch goes through the proxy that the environment names, also to this machine.
+  const no_proxy = [env.NO_PROXY ?? env.no_proxy, '127.0.0.1', 'localhost'].filter(Boolean).join(',')
+  const proxy = { NO_PROXY: no_proxy, no_proxy }
+  return { ...env, ...proxy, ...options.env, DENO_DIR: cache, DENO_NO_UPDATE_CHECK: '1', NO_COLOR: '1' }
 }
 
 /** Calls `changed` a moment after files that a function may import were written. */

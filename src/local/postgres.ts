@@ -59,13 +59,20 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     mkdirSync(dir, { recursive: true })
     const binaries = await findBinaries()
     await stopLeftoverPostgres(dir)
-    const port = await claimPort(options.port, 'ROLLCALL_DB_PORT')
-    const run = runner(dir, data)
+    const run = runner(dir, data, binaries.postgres)
     if (!existsSync(join(data, 'rollcall_ready'))) {
       log('making the database cluster')
       makeCluster(binaries.initdb, data, run)
     }
-    return await launch(binaries.postgres, data, log_file, port, options.durable ?? true, run)
+    for (let attempt = 1; ; attempt++) {
+      const port = await claimPort(options.port, 'ROLLCALL_DB_PORT')
+      try {
+        return await launch(binaries.postgres, data, log_file, port, options.durable ?? true, run)
+      } catch (error) {
+        // Any free port may be somebody else's a moment later.
+        if (options.port !== 0 || attempt === 5 || !(error instanceof PortTaken)) throw error
+      }
+    }
   } catch (error) {
     throw curable(error)
   }
@@ -90,18 +97,24 @@ async function findBinaries(): Promise<{ postgres: string; initdb: string }> {
   return found
 }
 
+class PortTaken extends StartError {}
+
 type Run = { command(binary: string, args: string[]): [string, string[]]; identity: Identity | undefined }
 
 /**
  * Postgres refuses to run as root. Root therefore lends it an account of the machine (postgres or nobody) and,
  * where directories above are closed to that account (/root), the capability to pass them.
  */
-function runner(dir: string, data: string): Run {
+function runner(dir: string, data: string, binary: string): Run {
   const plain: Run = { command: (binary, args) => [binary, args], identity: undefined }
   if (process.getuid?.() !== 0) return plain
   const identity = unprivileged(data)
-  const closed = [dir, import.meta.dirname].some((path) => !reachable(path, identity))
-  if (!closed) return { ...plain, identity }
+  const shared = join(dirname(binary), '..', 'share', 'postgresql', 'postgres.bki')
+  const open =
+    reachable(dir, identity) &&
+    reachable(dirname(binary), identity) &&
+    allows(shared, identity, constants.S_IROTH)
+  if (open) return { ...plain, identity }
   const setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path))
   if (setpriv === undefined) {
     throw new StartError(
@@ -138,14 +151,19 @@ function unprivileged(data: string): Identity {
   )
 }
 
-function reachable(path: string, { uid, gid }: Identity): boolean {
+/** Whether this account may pass every directory down to `path`. */
+function reachable(path: string, identity: Identity): boolean {
   for (let at = resolve(path); ; at = dirname(at)) {
-    const stat = statSync(at)
-    const bit =
-      stat.uid === uid ? constants.S_IXUSR : stat.gid === gid ? constants.S_IXGRP : constants.S_IXOTH
-    if ((stat.mode & bit) === 0) return false
+    if (!allows(at, identity, constants.S_IXOTH)) return false
     if (at === dirname(at)) return true
   }
+}
+
+/** Whether a file gives this account the right that `others` names for everybody (S_IROTH, S_IXOTH). */
+function allows(path: string, { uid, gid }: Identity, others: number): boolean {
+  const stat = statSync(path)
+  const shift = stat.uid === uid ? 6 : stat.gid === gid ? 3 : 0
+  return (stat.mode & (others << shift)) !== 0
 }
 
 function makeCluster(initdb: string, data: string, run: Run): void {
@@ -285,7 +303,7 @@ function explain(said: string): StartError | undefined {
     )
   }
   if (/Address already in use/.test(said)) {
-    return new StartError(
+    return new PortTaken(
       'The port of the database is taken by another program: set ROLLCALL_DB_PORT to a free port.',
     )
   }

@@ -10,7 +10,6 @@ import { takeLock } from './lock.ts'
 import { startMachines } from './machines/server.ts'
 import { pushMigrations } from './migrations.ts'
 import { installPlatform } from './platform.ts'
-import { claimPort } from './ports.ts'
 import { startPostgres, stopLeftoverPostgres, superuser } from './postgres.ts'
 import { project_dir } from './project.ts'
 import { createRealtime } from './realtime/server.ts'
@@ -88,8 +87,9 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     if (options.reset) await removeData(dir)
     rmSync(join(dir, 'stack.json'), { force: true })
 
-    const port = await claimPort(options.port, 'ROLLCALL_PORT')
-    const api_url = `http://127.0.0.1:${port}`
+    const gateway = await startGateway({ port: options.port })
+    opened.push(() => gateway.close())
+    const api_url = `http://127.0.0.1:${gateway.port}`
     const room_url = `${api_url}/room`
     const keys = loadKeys(dir)
 
@@ -159,15 +159,17 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     opened.push(() => room.close())
     const functions = await booting
     running()
-    const gateway = await startGateway({
-      port,
+    gateway.open({
       api: api.fetch,
       functions: functions.handle,
       realtime,
       room: room.fetch,
       dashboard,
     })
+    // Closed again first: what is behind it is about to go.
     opened.push(() => gateway.close())
+    // Bots leave their meetings while there is somebody to report to.
+    opened.push(() => machines.close())
     const ticker = await startTicker({ superuser_url, url: database.url })
     opened.push(() => ticker.close())
 

@@ -1,8 +1,5 @@
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { localConfig } from './config.ts'
-import { project_dir } from './project.ts'
 import { type Stack, startStack } from './stack.ts'
 import { StartError } from './start_error.ts'
 
@@ -15,9 +12,6 @@ const usage = `npm start [-- --reset] [-- --no-bot]
 async function main(): Promise<void> {
   const flags = readFlags()
   if (flags === null) return
-  const env_file = join(project_dir, '.env')
-  if (existsSync(env_file)) process.loadEnvFile(env_file)
-
   const stopping = new AbortController()
   let stack: Stack | undefined
   const starting = Date.now()
