@@ -129,7 +129,7 @@ async function launchMachine(
     if (!(error instanceof MachinesError)) throw error
     return fail(db, launch, error.message, { attempts: error.attempts, last_status: error.status })
   }
-  const made_here = env !== undefined
+  const made_here = machine.name === order.name
   const refused = await record(db, machines, launch, machine.id, machine.state, made_here)
   if (refused !== null) return refused
   const started =

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 
 /**
  * What happens to a request instead of an answer: a status (with retry-after in seconds), no answer at all, a cut
- * connection, half a JSON, or the work done and its answer lost.
+ * connection, half a JSON, or the work done and its answer lost, or never sent.
  */
 export type Fault =
   | { status: number; retry_after?: number | string }
@@ -11,6 +11,7 @@ export type Fault =
   | 'cut'
   | 'garbage'
   | 'answer_lost'
+  | 'answer_hangs'
 
 export interface FaultMachine {
   id: string
@@ -62,6 +63,7 @@ export async function startFaultMachines(): Promise<FaultMachines> {
     },
   }
 
+  let made_so_far = 0
   async function answer(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
     const chunks: Buffer[] = []
     for await (const chunk of incoming) chunks.push(chunk as Buffer)
@@ -99,13 +101,14 @@ export async function startFaultMachines(): Promise<FaultMachines> {
         return say(409, { error: `unique machine name violation: "${name}"` })
       }
       const made: FaultMachine = {
-        id: `m${(self.machines.length + 1).toString().padStart(6, '0')}`,
+        id: `m${(++made_so_far).toString().padStart(6, '0')}`,
         state: self.state_after_creation,
         ...(body as { name: string; config: FaultMachine['config'] }),
       }
       self.machines.push(made)
       await self.on_created(made)
       if (fault === 'answer_lost') return void incoming.socket.destroy()
+      if (fault === 'answer_hangs') return
       return say(200, made)
     }
     if (id === undefined) {

@@ -44,6 +44,7 @@ export interface Project {
   functions_url: string
   /** The database as its owner. */
   sql: postgres.Sql
+  superuser: postgres.Sql
   /** A new signed-in user. */
   user(): Promise<User>
   /** A user that signed in after becoming an operator. */
@@ -62,6 +63,8 @@ export interface Project {
   rejections(bot: { bot_id: string }): Promise<number>
   /** Serves the functions once more, with other variables. Ends with the project. */
   host(env: Record<string, string>): Promise<FunctionsHost>
+  /** Where the database posts due work: a functions URL, or null for nowhere. */
+  wakes(functions_url: string | null): Promise<void>
   close(): Promise<void>
 }
 
@@ -130,6 +133,7 @@ export async function startProject(): Promise<Project> {
     stack,
     functions_url: stack.functions_url,
     sql,
+    superuser,
     user: () => authenticate('signup', `${randomUUID()}@example.com`),
     async operator() {
       const email = `${randomUUID()}@example.com`
@@ -252,6 +256,11 @@ export async function startProject(): Promise<Project> {
       }
       opened.push(() => host.close())
       return host
+    },
+    async wakes(url) {
+      await superuser`
+        select vault.update_secret(s.id, ${url ?? 'http://127.0.0.1:9/functions/v1'})
+        from vault.secrets s where s.name = 'rollcall_functions_url'`
     },
     close,
   }
