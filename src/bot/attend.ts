@@ -1,6 +1,6 @@
 import { Callbacks } from './callbacks.ts'
 import type { Assignment, CallbackTarget } from './environment.ts'
-import { EntryError, enterRoom, RoomSession, type Standing } from './room_session.ts'
+import { EntryError, enterRoom, type Over, RoomSession } from './room_session.ts'
 import { Transcript } from './transcript.ts'
 
 /** How a stay ends, in the words of the callback. */
@@ -12,8 +12,8 @@ type Ending =
 
 const HEARTBEAT_EVERY_MS = 15_000
 
-/** What a final standing is called in a report. */
-const REASONS: Partial<Record<Standing, string>> = {
+/** What the end of a stay is called in a report. */
+const REASONS: Record<Over, string> = {
   rejected: 'awaiting_admission_rejected',
   evicted: 'evicted',
   ended: 'meeting_ended',
@@ -77,12 +77,19 @@ export async function attend(
     if (leaving.signal.aborted) return null
     const entry = await enterRoom(meeting_url, { name: bot_name, passcode }, leaving.signal)
     return new RoomSession(entry, bot_name, {
-      onStanding(standing) {
+      onWaiting() {
+        log('room: waiting in the lobby')
+        void callbacks.report('awaiting_admission')
+      },
+      onAdmitted() {
+        // Once it is leaving, an admission says nothing that matters.
         if (leaving.signal.aborted) return
-        log(`room: ${standing}`)
-        if (standing === 'waiting') void callbacks.report('awaiting_admission')
-        else if (standing === 'admitted') void callbacks.report('started')
-        else end({ status: 'completed', completion_reason: REASONS[standing] ?? 'other' })
+        log('room: admitted')
+        void callbacks.report('started')
+      },
+      onOver(how) {
+        log(`room: ${how}`)
+        end({ status: 'completed', completion_reason: REASONS[how] })
       },
       onMessage({ name, text, at }) {
         transcript.add({ speaker: name, text, started_at: at, ended_at: at })

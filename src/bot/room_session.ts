@@ -7,6 +7,8 @@ const Message = z.object({ seq: z.int(), name: z.string(), text: z.string(), at:
 const View = z.object({
   guest_id: z.string(),
   standing: z.enum(['waiting', 'admitted', 'rejected', 'evicted', 'left', 'ended']),
+  /** Whether the guest is or was in the room. */
+  was_in: z.boolean(),
   token: z.string(),
   inside: z.array(z.object({ guest_id: z.string(), kind: z.enum(['person', 'bot']) })),
   messages: z.array(Message),
@@ -21,13 +23,18 @@ const Entry = View.extend({
 })
 
 export type Message = z.infer<typeof Message>
-export type Standing = z.infer<typeof View>['standing']
 type View = z.infer<typeof View>
 type Entry = z.infer<typeof Entry>
 
+/** Why a stay is over. */
+export type Over = Exclude<View['standing'], 'waiting' | 'admitted'>
+
 /** What the room has to tell a bot. */
 export type RoomListener = {
-  onStanding(standing: Standing): void
+  onWaiting(): void
+  /** Also when the bot hears of it only after the end. */
+  onAdmitted(): void
+  onOver(how: Over): void
   /** Each message once, in order. */
   onMessage(message: Message): void
   /** Who is in now: everybody, the bot too, and the people among them. */
@@ -46,7 +53,7 @@ export class EntryError extends Error {
 }
 
 const ENTER_WITHIN_MS = 60_000
-const READ_EVERY_MS = 5_000
+const READ_EVERY_MS = 2_000
 const LOST_AFTER_MS = 120_000
 
 /** Knocks at the door of a room. @throws {EntryError} when it is refused or nobody answers. */
@@ -69,7 +76,7 @@ export async function enterRoom(
 
 /**
  * A bot's stay in a room, from the lobby on. What Realtime pushes is a hint; what counts is what the room
- * answers, asked at every hint and every five seconds.
+ * answers, asked at every hint and every two seconds.
  */
 export class RoomSession {
   readonly #entry: Entry
@@ -147,15 +154,17 @@ export class RoomSession {
   }
 
   #apply(view: View): void {
-    const { standing } = this.#view
+    const before = view === this.#entry ? null : this.#view
     this.#view = view
+    const changed = view.standing !== before?.standing
+    if (changed && view.standing === 'waiting') this.#listener.onWaiting()
+    if (view.was_in && !before?.was_in) this.#listener.onAdmitted()
     for (const message of view.messages) this.#hear(message)
-    if (view === this.#entry || view.standing !== standing) this.#listener.onStanding(view.standing)
     if (view.standing === 'admitted') {
-      this.#listener.onPeople(
-        view.inside.length,
-        view.inside.filter((guest) => guest.kind === 'person').length,
-      )
+      const people = view.inside.filter((guest) => guest.kind === 'person')
+      this.#listener.onPeople(view.inside.length, people.length)
+    } else if (changed && view.standing !== 'waiting') {
+      this.#listener.onOver(view.standing)
     }
   }
 

@@ -182,6 +182,35 @@ describe('a bot', () => {
   })
 })
 
+describe('a bot that no push reaches', () => {
+  let silent: RoomServer
+
+  beforeAll(async () => {
+    silent = await startRoomServer({ chaos: 'drop=1' })
+  })
+
+  afterAll(async () => {
+    await silent?.close()
+  })
+
+  test('still was in the room, and heard what was said there', async () => {
+    const room = `${silent.api_url}/room/${randomUUID()}`
+    const ada = await enter(room, 'Ada')
+    const bot = startBot(room)
+    const guest_id = await knocking(ada)
+    await called('awaiting_admission')
+    // All between two looks of the bot.
+    await ada.act('admit', { guest_id })
+    await ada.say('One.')
+    await ada.say('Two.')
+    await ada.act('end')
+    expect(await bot.ended).toBe(0)
+    expect(paths()).toEqual(['joining', 'awaiting_admission', 'started', 'transcript', 'exited'])
+    expect(calls.at(-2)?.body.utterances).toMatchObject([{ text: 'One.' }, { text: 'Two.' }])
+    expect(last()).toMatchObject({ completion_reason: 'meeting_ended' })
+  })
+})
+
 describe('a bot leaves', () => {
   test('when an answer says so', async () => {
     const room = newRoom()

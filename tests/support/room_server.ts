@@ -12,12 +12,20 @@ export type RoomServer = {
   close(): Promise<void>
 }
 
-/** The room with the Realtime it lives on, behind the gateway: all that a guest talks to. */
-export async function startRoomServer(): Promise<RoomServer> {
+/**
+ * The room with the Realtime it lives on, behind the gateway: all that a guest talks to.
+ * @param options.chaos Realtime's realism mode.
+ */
+export async function startRoomServer(options: { chaos?: string } = {}): Promise<RoomServer> {
   const jwt_secret = 'a-secret-of-at-least-thirty-two-characters'
   const keys = { publishable: 'sb_publishable_test', secret: 'sb_secret_test' }
   const database = await createTestDatabase({ migrated: false })
-  const realtime = await createRealtime({ db_url: database.superuser_url, jwt_secret, api_keys: keys })
+  const realtime = await createRealtime({
+    db_url: database.superuser_url,
+    jwt_secret,
+    api_keys: keys,
+    chaos: options.chaos,
+  })
   const port = await claimPort(0, 'ROLLCALL_PORT')
   const api_url = `http://127.0.0.1:${port}`
   const room = createRoom({

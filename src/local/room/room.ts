@@ -105,6 +105,8 @@ export function createRoom(options: RoomOptions): Room {
   const viewFor = async (meeting: Meeting, guest: Guest, after: number) => ({
     guest_id: guest.id,
     standing: guest.standing,
+    // A guest who looks rarely may see the end before the beginning.
+    was_in: Number.isFinite(guest.admitted_after),
     ...(await signGuestToken(meeting.id, guest, key)),
     host: guest.standing === 'admitted' && guest.kind === 'person',
     inside: guest.standing === 'admitted' ? meeting.inside().map(shown) : [],
