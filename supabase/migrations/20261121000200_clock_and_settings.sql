@@ -33,13 +33,20 @@ create table lifecycle.settings (
   processing_attempts int not null default 3,
   processing_backoff interval not null default '5 s',
   launch_lease interval not null default '150 s',
+  stop_fast_path interval not null default '5 s',
+  probe_interval interval not null default '30 s',
+  probe_lease interval not null default '60 s',
+  missing_limit interval not null default '600 s',
+  teardown_attempts int not null default 5,
+  teardown_limit interval not null default '30 min',
   callbacks_per_second int not null default 20,
   history_retention interval not null default '90 days',
   receipt_retention interval not null default '24 h',
   transcript_retention interval,
   constraint limits_are_positive check (
     hint_interval > '0' and machine_silent_limit > '0' and meeting_max_duration > '0' and processing_limit > '0'
-    and processing_lease > '0' and processing_attempts > 0 and processing_backoff > '0' and launch_lease > '0'
+    and processing_lease > '0' and stop_fast_path > '0' and probe_interval > '0' and probe_lease > '0'
+    and missing_limit > '0' and teardown_attempts > 0 and teardown_limit > '0' and processing_attempts > 0 and processing_backoff > '0' and launch_lease > '0'
     and callbacks_per_second > 0 and history_retention > '0' and receipt_retention > '0' and transcript_retention > '0'
   )
 );
@@ -51,12 +58,19 @@ comment on column lifecycle.settings.machine_silent_limit is 'How long a bot who
 comment on column lifecycle.settings.meeting_max_duration is 'How long a bot may attend, unless its bot_config says max_duration_s.';
 comment on column lifecycle.settings.processing_limit is 'How long the result of a meeting may take, all attempts together.';
 comment on column lifecycle.settings.launch_lease is 'How long one attempt to start a machine may take before another repeats it.';
+comment on column lifecycle.settings.stop_fast_path is 'A bot younger than this that is not in the room is ended at once when it is stopped.';
+comment on column lifecycle.settings.probe_interval is 'How often a machine is asked after, once its bot was silent for its grace.';
+comment on column lifecycle.settings.missing_limit is 'For how long, without a break, the machines API must not know a machine before it counts as lost.';
+comment on column lifecycle.settings.teardown_attempts is 'After so many failed attempts to destroy its machine a stopping bot is failed.';
+comment on column lifecycle.settings.teardown_limit is 'A stopping bot whose machine no worker destroyed for so long after its deadline is failed.';
+comment on column lifecycle.settings.callbacks_per_second is 'How many callbacks a bot may make in a second.';
 comment on column lifecycle.settings.transcript_retention is 'Transcripts of bots that ended longer ago are erased by lifecycle.prune(); null keeps them.';
 
 create table lifecycle.watermarks (
   one boolean primary key default true constraint only_one_row check (one),
   swept_at timestamptz,
   silence_counts_from timestamptz,
+  machines_listed_at timestamptz,
   hinted_to pg_snapshot not null default pg_current_snapshot()
 );
 insert into lifecycle.watermarks default values;

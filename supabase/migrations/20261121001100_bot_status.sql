@@ -71,6 +71,11 @@ alter table public.workflow_threads
   add column launch_token uuid,
   add column launch_due_at timestamptz,
   add column launch_attempts int not null default 0,
+  add column stop_delay interval,
+  add column probe_token uuid,
+  add column probe_due_at timestamptz,
+  add column missing_since timestamptz,
+  add column teardowns jsonb not null default '[]',
   add column processing_token uuid,
   add column processing_due_at timestamptz,
   add column processing_attempts int not null default 0,
@@ -118,6 +123,10 @@ comment on column public.workflow_threads.version is 'One more with each transit
 comment on column public.workflow_threads.bot_seq is 'The seq of the newest event of the machine bot.';
 comment on column public.workflow_threads.meeting_seq is 'The seq of the newest event of the machine meeting.';
 comment on column public.workflow_threads.launch_due_at is 'When the launch may be taken (up) by a worker: the end of the lease of launch_token. Null: nothing to launch.';
+comment on column public.workflow_threads.stop_delay is 'How long the bot may take to leave once it was told to.';
+comment on column public.workflow_threads.probe_due_at is 'When its machine may be asked after: null unless Rollcall launched it and it may be alive.';
+comment on column public.workflow_threads.missing_since is 'Since when the machines API does not know its machine, without a break.';
+comment on column public.workflow_threads.teardowns is 'The failed attempts to destroy its machine, [{ at, error }].';
 comment on column public.workflow_threads.processing_due_at is 'When the result may be taken by a worker: the end of the lease of processing_token, or of the wait after an error.';
 comment on column public.workflow_threads.transcript is 'Utterances [{ speaker, text, started_at, ended_at }].';
 
@@ -130,6 +139,7 @@ create index workflow_threads_by_meeting on public.workflow_threads (platform, n
 create index workflow_threads_retries on public.workflow_threads (retry_of) where retry_of is not null;
 create index workflow_threads_due on public.workflow_threads (deadline_at) where deadline_at is not null;
 create index workflow_threads_to_launch on public.workflow_threads (launch_due_at) where launch_due_at is not null;
+create index workflow_threads_to_probe on public.workflow_threads (probe_due_at) where probe_due_at is not null;
 create index workflow_threads_to_process on public.workflow_threads (processing_due_at) where processing_due_at is not null;
 
 create policy "owners read their threads" on public.workflow_threads

@@ -42,13 +42,40 @@ begin
       thread.joined_at + coalesce(make_interval(secs => max_duration::float8), settings.meeting_max_duration)
     );
   end if;
-  return thread.meeting_status_updated_at + (
+  return thread.meeting_status_updated_at + coalesce(thread.stop_delay, (
     select s.time_limit from lifecycle.states s
     where s.machine = 'meeting' and s.state = thread.meeting_status::text
-  );
+  ));
 end;
 $$;
 comment on function private.bot_deadline is 'When the sweep must look after a bot: the earliest of the limits of its meeting state, its silence and its own maximum; null at the end.';
+
+create function private.may_have_a_machine(thread public.workflow_threads)
+returns boolean
+language sql
+immutable
+set search_path = ''
+as $$
+  select thread.launched and thread.container_id is not null
+    and coalesce(thread.container_status not in ('Exited', 'Failed'), true)
+$$;
+comment on function private.may_have_a_machine is 'Did Rollcall start a machine for the bot that has not been seen ended?';
+
+create function private.probe_grace(status public.meeting_status)
+returns interval
+language sql
+immutable
+set search_path = ''
+as $$
+  select case status
+    when 'stopping' then interval '45 s'
+    when 'awaiting_admission' then interval '120 s'
+    when 'completed' then interval '30 s'
+    when 'failed' then interval '30 s'
+    else interval '60 s'
+  end
+$$;
+comment on function private.probe_grace is 'How long a bot may be silent before its machine is asked after; once it has left, how long its machine may take to end by itself.';
 
 create function private.guard_workflow_thread()
 returns trigger
@@ -137,6 +164,7 @@ begin
   end if;
   new.updated_at := stamp;
   new.deadline_at := private.bot_deadline(new);
+  new.probe_due_at := case when private.may_have_a_machine(new) then stamp + private.probe_grace(new.meeting_status) end;
 
   topic := 'bot:' || new.bot_id;
   shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
@@ -172,5 +200,7 @@ create trigger guard_status before update on public.workflow_threads
 revoke execute on function
   private.bot_silent_until(public.workflow_threads),
   private.bot_deadline(public.workflow_threads),
+  private.may_have_a_machine(public.workflow_threads),
+  private.probe_grace(public.meeting_status),
   private.guard_workflow_thread()
 from public, anon, authenticated, service_role;

@@ -41,6 +41,39 @@ end;
 $$;
 comment on function private.newest_text is 'The end of a text, at most so many bytes.';
 
+create unlogged table private.callback_rates (
+  bot_id uuid primary key references public.workflow_threads (bot_id) on delete cascade,
+  second timestamptz not null,
+  made int not null
+);
+comment on table private.callback_rates is 'How many callbacks a bot made in its newest second; only of bots that make more than one.';
+alter table private.callback_rates enable row level security;
+revoke all on private.callback_rates from public, anon, authenticated, service_role;
+
+create function private.callback_allowed(thread public.workflow_threads, moment timestamptz)
+returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+  this_second timestamptz := date_trunc('second', moment);
+  made int;
+begin
+  -- The first of a second costs nothing: that it was made shows on the row.
+  if coalesce(thread.last_heartbeat_at < this_second, true)
+    and not exists (select from private.callback_rates r where r.bot_id = thread.bot_id and r.second = this_second)
+  then
+    return true;
+  end if;
+  insert into private.callback_rates as r (bot_id, second, made) values (thread.bot_id, this_second, 2)
+  on conflict on constraint callback_rates_pkey do update
+  set made = case when r.second = excluded.second then r.made + 1 else 2 end, second = excluded.second
+  returning r.made into made;
+  return made <= (select s.callbacks_per_second from lifecycle.settings s);
+end;
+$$;
+comment on function private.callback_allowed is 'Counts a callback against the limit a second; the caller holds the lock of the row.';
+
 create function private.bot_answer(thread public.workflow_threads, result text, changed boolean)
 returns jsonb
 language sql
@@ -64,6 +97,11 @@ language plpgsql
 set search_path = ''
 as $$
 begin
+  -- A refused callback leaves no trace on the row: it is counted here.
+  insert into private.callback_rates as r (bot_id, second, made)
+  values (thread.bot_id, date_trunc('second', lifecycle.now()), 1)
+  on conflict on constraint callback_rates_pkey do update set second = excluded.second, made = 1
+  where r.second < excluded.second;
   perform lifecycle.reject('meeting', thread.bot_id, thread.owner_id, thread.meeting_status::text, to_status::text,
     'bot', 'illegal_transition', payload);
   return jsonb_build_object(
@@ -128,11 +166,19 @@ begin
     return '{"ok": false, "code": "unauthorized"}';
   end if;
   select * into thread from public.workflow_threads t where t.bot_id = report_bot.bot_id for update;
+  -- Of a machine that Rollcall started the machines API knows the name, not the bot.
+  if thread.launched and thread.container_seen_at is not null then
+    container_id := thread.container_id;
+  end if;
   new_container := container_id is distinct from coalesce(thread.container_id, container_id);
+  if not private.callback_allowed(thread, moment) then
+    return jsonb_build_object('ok', false, 'code', 'limit_reached', 'retry_after', 1);
+  end if;
 
   if status = 'heartbeat' or (status = 'transcript' and lifecycle.is_open(thread.meeting_status)) then
     update public.workflow_threads t
-    set last_heartbeat_at = moment, participant_count = coalesce(report_bot.participant_count, t.participant_count)
+    set last_heartbeat_at = moment, missing_since = null,
+      participant_count = coalesce(report_bot.participant_count, t.participant_count)
     where t.workflow_thread_id = thread.workflow_thread_id
     returning * into thread;
     if status = 'transcript' and not private.add_transcript_chunk(thread, chunk, utterances) then
@@ -158,7 +204,7 @@ begin
   ) then
     new_container := new_container and thread.meeting_status = target and lifecycle.is_open(target);
     update public.workflow_threads t
-    set last_heartbeat_at = moment,
+    set last_heartbeat_at = moment, missing_since = null,
       container_id = case when new_container then report_bot.container_id else t.container_id end
     where t.workflow_thread_id = thread.workflow_thread_id
     returning * into thread;
@@ -178,7 +224,7 @@ begin
     insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
   end if;
   update public.workflow_threads t
-  set last_heartbeat_at = moment,
+  set last_heartbeat_at = moment, missing_since = null,
     container_id = coalesce(report_bot.container_id, t.container_id),
     participant_count = coalesce(report_bot.participant_count, t.participant_count),
     transcript = coalesce(report_bot.transcript, t.transcript)
@@ -230,7 +276,7 @@ begin
 end;
 $$;
 comment on function public.report_bot is
-  'A callback of a bot, proven by the SHA-256 (hex) of its token. status: joining, awaiting_admission, active, completed, failed, exited (with exit_code), heartbeat, transcript (with utterances and chunk). A later presence state walks the hops before it. Returns the row with result processed | unchanged | ignored | container_updated and command leave once the bot should go, or { ok: false, code: unauthorized | illegal_transition }.';
+  'A callback of a bot, proven by the SHA-256 (hex) of its token. status: joining, awaiting_admission, active, completed, failed, exited (with exit_code), heartbeat, transcript (with utterances and chunk). A later presence state walks the hops before it. Returns the row with result processed | unchanged | ignored | container_updated and command leave once the bot should go, or { ok: false, code: unauthorized | illegal_transition | limit_reached }.';
 
 create function public.update_bot_status(
   workflow_thread_id text, status text,
@@ -386,6 +432,7 @@ comment on function public.save_workflow_thread_data is
 revoke execute on function
   private.same_secret(bytea, bytea),
   private.newest_text(text, int),
+  private.callback_allowed(public.workflow_threads, timestamptz),
   private.bot_answer(public.workflow_threads, text, boolean),
   private.refuse_report(public.workflow_threads, public.meeting_status, jsonb),
   private.add_transcript_chunk(public.workflow_threads, int, jsonb)

@@ -110,6 +110,9 @@ begin
     container_seen_at = lifecycle.now(),
     -- Up or ended, the launch is done; a machine that is neither is looked after until it is.
     launch_due_at = case when normal in ('Up', 'Exited', 'Failed') then null else t.launch_due_at end,
+    -- Asked after even where no status moves, and at once when the bot has ended meanwhile.
+    probe_due_at = lifecycle.now() + case
+      when lifecycle.is_open(t.meeting_status) then private.probe_grace(t.meeting_status) else interval '0' end,
     bot_status = case when normal = 'Up' and t.bot_status = 'pending' then 'starting' else t.bot_status end
   where t.workflow_thread_id = thread.workflow_thread_id
   returning * into thread;

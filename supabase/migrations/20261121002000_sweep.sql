@@ -27,8 +27,19 @@ begin
       perform private.fail_bot(thread, 'JOIN_ROOM_TIMEOUT', 'The bot did not get into the room or its lobby in time.');
     when thread.meeting_status = 'awaiting_admission' then
       perform private.leave_meeting(thread, 'awaiting_admission_timeout');
-    when thread.meeting_status = 'stopping' then
+    when thread.meeting_status = 'stopping' and not private.may_have_a_machine(thread) then
       perform private.leave_meeting(thread, thread.stop_reason::text::public.meeting_completion_reason);
+    when thread.meeting_status = 'stopping' and moment < deadline + (select s.teardown_limit from lifecycle.settings s) then
+      -- Its machine must be gone first: a worker destroys it, and says so or says why not.
+      perform set_config('rollcall.because', '', true);
+      update public.workflow_threads t
+      set probe_due_at = moment, deadline_at = deadline + (select s.teardown_limit from lifecycle.settings s)
+      where t.workflow_thread_id = thread.workflow_thread_id;
+      perform lifecycle.wake_lane('containers');
+      return false;
+    when thread.meeting_status = 'stopping' then
+      perform private.fail_bot(thread, 'TEARDOWN_UNCONFIRMED', 'No worker could destroy the machine of the bot.',
+        jsonb_build_object('attempts', thread.teardowns));
     -- Active, which has two limits.
     when deadline = private.bot_silent_until(thread) then
       perform private.fail_bot(thread, 'HEARTBEAT_LOST', 'Nothing was heard of the bot for too long.',

@@ -11,8 +11,16 @@ begin
   due := false;
   leases := 0;
   if lane = 'containers' then
-    due := exists (select from public.workflow_threads t where t.launch_due_at <= moment);
-    select count(*) into leases from public.workflow_threads t where t.launch_due_at > moment;
+    due := exists (select from public.workflow_threads t where t.launch_due_at <= moment)
+      or exists (select from public.workflow_threads t where t.probe_due_at <= moment)
+      -- Machines that nobody knows are looked for as long as any may be alive.
+      or (
+        exists (select from public.workflow_threads t where t.probe_due_at is not null)
+        and not exists (
+          select from lifecycle.watermarks w, lifecycle.settings s where w.machines_listed_at > moment - s.probe_interval)
+      );
+    select count(*) into leases from public.workflow_threads t
+    where t.launch_due_at > moment or (t.probe_due_at > moment and t.probe_token is not null);
   elsif lane = 'processing' then
     due := exists (
       select from public.workflow_threads t

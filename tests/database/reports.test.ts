@@ -276,6 +276,7 @@ test('C09 going back is refused, and kept', async () => {
 
 test('at most a hundred rejections of a bot are kept, the newest', async () => {
   const bot = await botIn(database.owner, 'active')
+  await database.owner`update lifecycle.settings set callbacks_per_second = 1000`
   for (let i = 0; i < 105; i++) await report(database.owner, bot, 'joining', { reason: `${i}` })
   const rows =
     await database.owner`select payload ->> 'reason' as reason from public.status_rejections where subject_id = ${bot.bot_id} order by id`
