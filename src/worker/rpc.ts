@@ -9,6 +9,9 @@ const TRANSIENT = ['40001', '40P01', '55P03', '57014']
 /** The database or its API is away: connection errors, no resources, shutting down, PostgREST without a pool. */
 const AWAY = /^(08|53|57P|PGRST00[0-3])/
 
+/** What the database itself says, or the API of a request that reached it. */
+const OF_THE_DATABASE = /^([0-9A-Z]{5}|PGRST\d+)$/
+
 /** Values that a column can not hold: data exceptions and program limits. */
 const UNFIT = /^(22|54)/
 
@@ -76,7 +79,8 @@ function failureOf(
       details: objectIn(error.details),
     })
   }
-  const away = status === 0 || status === 408 || status === 502 || status === 503 || status === 504
+  // A server error without such a code is the API's own: the call has not come through.
+  const away = status === 0 || status === 408 || (status >= 500 && !OF_THE_DATABASE.test(code))
   const failure: RpcFailure = UNFIT.test(code)
     ? 'unfit'
     : away || AWAY.test(code) || TRANSIENT.includes(code)

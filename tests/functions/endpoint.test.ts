@@ -193,9 +193,12 @@ describe('a database', () => {
     },
   )
 
-  test.each(['08006', '53300', '57P01', 'PGRST002'])('that is away with %s is 503', async (code) => {
-    expect((await tries([{ status: 500, body: error(code) }])).status).toBe(503)
-  })
+  test.each(['08006', '53300', '57P01', 'PGRST002', 'SUP', ''])(
+    'that is away with %s is 503',
+    async (code) => {
+      expect((await tries([{ status: 500, body: error(code) }])).status).toBe(503)
+    },
+  )
 
   test('that refuses is an answer with its word, hint and details', async () => {
     const details = JSON.stringify({ issues: [{ path: 'a', message: 'b' }] })

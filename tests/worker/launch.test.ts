@@ -61,9 +61,12 @@ function callback(machine: FaultMachine | undefined, path: string): Promise<Repl
 const becomes = (bot: Joined, wanted: Record<string, unknown>) =>
   expect.poll(() => project.row(bot), { timeout: 15_000 }).toMatchObject(wanted)
 
-/** The one who held the launch is gone: its lease runs out now, and the database wakes a worker. */
-const leaseEnds = (bot: Joined) => project.sql`
-  update public.workflow_threads set launch_due_at = lifecycle.now() - interval '1 s' where bot_id = ${bot.bot_id}`
+/** The one who held the launch is gone: its lease runs out now, and a worker is woken. */
+async function leaseEnds(bot: Joined): Promise<void> {
+  await project.sql`
+    update public.workflow_threads set launch_due_at = lifecycle.now() - interval '1 s' where bot_id = ${bot.bot_id}`
+  await project.call('/work?lane=containers', { method: 'POST', as: 'secret', url: host.url })
+}
 
 describe('a launch', () => {
   test('P03 goes from pending over starting to running, with all that the bot must know', async () => {
