@@ -1,0 +1,193 @@
+import fc from 'fast-check'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type PlayedBot, type Project, type Reply, startProject, type User } from '../support/project.ts'
+
+/** Requests for each function; BAD_REQUESTS=10000 is the long form. */
+const numRuns = Number(process.env.BAD_REQUESTS ?? 300)
+
+let project: Project
+let user: User
+let bot: PlayedBot
+
+beforeAll(async () => {
+  project = await startProject()
+  user = await project.user()
+  bot = await project.playTo('active')
+})
+
+afterAll(() => project?.close())
+
+/** Any JSON, with the texts and numbers that break things. */
+const junk = fc.oneof(
+  fc.jsonValue({ maxDepth: 4 }),
+  fc.constantFrom<unknown>(
+    null,
+    '',
+    ' ',
+    '\0',
+    'a\0b',
+    '\ud800',
+    '\udfff\ud800',
+    1e308,
+    -0,
+    2 ** 31,
+    2 ** 53,
+    -1,
+    0.5,
+    'x'.repeat(10_000),
+    [],
+    {},
+    [[]],
+    { __proto__: null },
+    '00000000-0000-0000-0000-000000000000',
+    'infinity',
+    '9999-12-31T23:59:59Z',
+    '0001-01-01T00:00:00Z',
+  ),
+  fc.string({ unit: 'binary', maxLength: 300 }),
+)
+
+/** A body that would do, with one to three of its fields spoilt; or no such body at all. */
+function spoilt(good: Record<string, unknown>, fields: string[]): fc.Arbitrary<string | Uint8Array> {
+  return fc.oneof(
+    {
+      weight: 8,
+      arbitrary: fc
+        .dictionary(fc.constantFrom(...fields), junk, { minKeys: 1, maxKeys: 3 })
+        .map((bad) => JSON.stringify({ ...good, ...bad })),
+    },
+    { weight: 2, arbitrary: junk.map((value) => JSON.stringify(value)) },
+    { weight: 1, arbitrary: fc.uint8Array({ maxLength: 200 }) },
+    {
+      weight: 1,
+      arbitrary: fc.constantFrom('{"a":1e999}', '{"a":"\\u0000"}', '"\\ud800"', '[1,]', '{', 'NaN'),
+    },
+  )
+}
+
+async function answers(body: string | Uint8Array, send: () => Promise<Reply>): Promise<void> {
+  const started = performance.now()
+  const reply = await send()
+  const took = performance.now() - started
+  // What happens to be valid may be done; everything else is the caller's fault, and never ours.
+  expect(reply.status, `${body} -> ${JSON.stringify(reply.body)}`).toBeLessThan(500)
+  expect(reply.headers.get('access-control-allow-origin')).toBe('*')
+  expect(took).toBeLessThan(2_000)
+}
+
+const limit = 60_000 + numRuns * 50
+
+test(
+  'no body makes join fail on our side',
+  async () => {
+    const fields = [
+      'platform',
+      'provider',
+      'native_meeting_id',
+      'meeting_url',
+      'room_url',
+      'passcode',
+      'bot_name',
+      'bot_config',
+      'process_insights',
+      'webhook_url',
+      'metadata',
+      'retry_of',
+      'launch',
+      'owner_id',
+    ]
+    const good = { platform: 'room', native_meeting_id: 'fuzz', launch: false }
+    await fc.assert(
+      fc.asyncProperty(spoilt(good, fields), (body) =>
+        answers(body, () => project.call('/join', { method: 'POST', as: user, body })),
+      ),
+      { numRuns },
+    )
+  },
+  limit,
+)
+
+test(
+  'no body makes callback fail on our side',
+  async () => {
+    const fields = [
+      'bot_id',
+      'connection_id',
+      'status',
+      'event_id',
+      'container_id',
+      'reason',
+      'completion_reason',
+      'exit_code',
+      'error_code',
+      'error_message',
+      'error_details',
+      'failure_stage',
+      'participant_count',
+      'transcript',
+      'bot_logs',
+      'timestamp',
+      'utterances',
+      'chunk',
+    ]
+    const headers = { authorization: `Bearer ${bot.token}` }
+    const paths = fc.constantFrom(
+      '',
+      '/status_change',
+      '/joining',
+      '/started',
+      '/heartbeat',
+      '/transcript',
+      '/%00',
+      '/a/b',
+    )
+    const good = { bot_id: bot.bot_id, status: 'active', utterances: [], chunk: 0 }
+    await fc.assert(
+      fc.asyncProperty(paths, spoilt(good, fields), (path, body) =>
+        answers(body, () => project.call(`/callback${path}`, { method: 'POST', headers, body })),
+      ),
+      { numRuns },
+    )
+  },
+  limit,
+)
+
+test(
+  'no query makes status fail on our side',
+  async () => {
+    const fields = [
+      'bot_id',
+      'workflow_thread_id',
+      'platform',
+      'native_meeting_id',
+      'include',
+      'status',
+      'meeting_status',
+      'active',
+      'limit',
+      'cursor',
+      'owner_id',
+    ]
+    const value = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 100 }),
+      fc.base64String({ maxLength: 100 }),
+      fc.constantFrom('\0', 'true', '1', 'events', 'room', 'running', 'MTk3MC0wMS0wMSB4', bot.bot_id),
+    )
+    const queries = fc
+      .dictionary(fc.constantFrom(...fields), value, { minKeys: 1, maxKeys: 3 })
+      .map((query) => new URLSearchParams(query).toString())
+    await fc.assert(
+      fc.asyncProperty(queries, (query) =>
+        answers(query, () => project.call(`/status?${query}`, { as: user })),
+      ),
+      { numRuns },
+    )
+  },
+  limit,
+)
+
+test('and after all of it nothing is broken', async () => {
+  const [row] = await project.superuser`select count(*)::int as n from public.invariant_violations`
+  expect(row?.n).toBe(0)
+  expect((await project.call(`/status?bot_id=${bot.bot_id}`, { as: bot.owner })).status).toBe(200)
+})
