@@ -48,10 +48,6 @@ const ChoiceRequest = z.object({ guest_id: z.uuid() })
 const RoomId = z.string().regex(/^[^\u0000-\u0020\u007f\u0085\u00a0?#&=/]{1,255}$/)
 
 const page = readFileSync(join(import.meta.dirname, 'room.html'), 'utf8')
-const page_headers = {
-  'content-security-policy': contentSecurityPolicy(page),
-  'referrer-policy': 'no-referrer',
-}
 
 /**
  * The meeting platform of the demo: rooms in memory, made on the first visit (`?lobby=off` for no lobby,
@@ -60,6 +56,10 @@ const page_headers = {
 export function createRoom(options: RoomOptions): Room {
   const meetings = new Map<string, Meeting>()
   const sending = new Set<Promise<unknown>>()
+  const page_headers = {
+    'content-security-policy': contentSecurityPolicy(page, options.api_url),
+    'referrer-policy': 'no-referrer',
+  }
   const key = { jwt_secret: options.jwt_secret, kid: options.kid ?? 'local' }
 
   const send = (meeting: Meeting, hint: Hint) => {
@@ -230,8 +230,8 @@ function supabaseBundle(): string {
   return readFileSync(join(module_path, '../../dist/umd/supabase.js'), 'utf8')
 }
 
-/** The page's own inline script and style, the library served here, and the gateway it is served from. */
-function contentSecurityPolicy(html: string): string {
+/** The page's own inline script and style, the library served here, and the gateway's Realtime. */
+function contentSecurityPolicy(html: string, api_url: string): string {
   const hashes = (tag: string) =>
     [...html.matchAll(new RegExp(`<${tag}>([\\s\\S]*?)</${tag}>`, 'g'))].map(
       ([, text]) =>
@@ -243,7 +243,7 @@ function contentSecurityPolicy(html: string): string {
     "default-src 'none'",
     `script-src 'self' ${hashes('script').join(' ')}`,
     `style-src ${hashes('style').join(' ')}`,
-    "connect-src 'self' ws: wss:",
+    `connect-src 'self' ${api_url.replace(/^http/, 'ws')}`,
     'img-src data:',
     "base-uri 'none'",
     "form-action 'none'",
