@@ -32,12 +32,12 @@ export interface Context {
 type Input<S extends z.ZodType> = S | ((path: string) => S | null)
 
 export interface Config<S extends z.ZodType> {
-  method: 'GET' | 'POST'
+  method: 'GET' | 'POST' | 'DELETE'
   /** Who may call. `bot` stands alone. */
   auth: AuthMode[]
   /** The schema of the input, or a function that knows it for each sub-path and has null for no such path. */
   input: Input<S>
-  /** Where the input is: GET has a query, POST a body unless this says otherwise. */
+  /** Where the input is: POST has a body, the others a query unless this says otherwise. */
   from?: 'query' | 'body'
 }
 
@@ -63,7 +63,7 @@ export function endpoint<S extends z.ZodType>(
   handler: (input: z.output<S>, context: Context) => Promise<Answer>,
 ): Endpoint {
   const { method, auth } = config
-  const from = config.from ?? (method === 'GET' ? 'query' : 'body')
+  const from = config.from ?? (method === 'POST' ? 'body' : 'query')
   const self: Endpoint = {
     method,
     async run(request, path, ids) {

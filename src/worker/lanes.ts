@@ -2,6 +2,7 @@ import type { SupabaseClient } from '@supabase/supabase-js'
 import type { Lane } from '../contract/work.ts'
 import { LAUNCH_SECONDS, launchUnfinished } from './launch.ts'
 import { processingSeconds, processNext } from './processing.ts'
+import { RECONCILE_SECONDS, reconcile } from './reconcile.ts'
 import type { WorkerSettings } from './settings.ts'
 
 /** What every step works with. */
@@ -25,14 +26,28 @@ interface Step {
 
 const STEPS: Partial<Record<Lane, Step>> = {
   containers: {
-    longest_s: () => LAUNCH_SECONDS,
-    run: async ({ db, settings, worker }) => (await launchUnfinished({ db, settings }, worker)) !== null,
+    longest_s: () => Math.max(LAUNCH_SECONDS, RECONCILE_SECONDS),
+    run: async ({ db, settings, worker }) =>
+      (await launchUnfinished({ db, settings }, worker)) !== null ||
+      (await reconcile({ db, settings }, worker)).checked > 0,
   },
   processing: { longest_s: processingSeconds, run: processNext },
 }
 
 /** The lanes that have work in this version. */
 export const WORKING_LANES = Object.keys(STEPS) as Lane[]
+
+/** No hosted isolate lives this much longer than its work may take, in ms. */
+const GRACE_MS = 20_000
+
+/**
+ * Until when (epoch ms) an isolate may work that was started at `started_at`. One that is still asked long after its
+ * time has no such limit (self-hosted, the local stack): there each request has the time for itself.
+ */
+export function workUntil(started_at: number, work_seconds: number, now: number): number {
+  const until = started_at + work_seconds * 1000
+  return now > until + GRACE_MS ? now + work_seconds * 1000 : until
+}
 
 /**
  * Works on a lane until nothing is due, or until the next step might not end before `until` (epoch ms).

@@ -169,7 +169,7 @@ test('invariant_violations shows nothing to an owner and everything to an operat
     await sql`set local session_replication_role = replica`
     await sql`update public.workflow_threads set deadline_at = null where bot_id = ${bot.bot_id}`
   })
-  const violations = (role: 'authenticated' | 'service_role', claims: object) =>
+  const violations = (role: 'authenticated' | 'service_role', claims: Record<string, unknown>) =>
     database.as(role, claims, (sql) => sql`select * from public.invariant_violations`)
   expect(await violations('authenticated', { sub: bot.owner_id })).toEqual([])
   for (const rows of [
