@@ -408,6 +408,19 @@ describe('heartbeats and transcripts', () => {
     expect((await project.row(bot)).last_heartbeat_at > beat).toBe(true)
   })
 
+  test('more than 20 a second are too many, and are told when to come again', async () => {
+    const bot = await project.playTo('active')
+    const replies = await Promise.all(Array.from({ length: 60 }, () => project.report(bot, '/heartbeat')))
+    const refused = replies.filter(({ status }) => status === 429)
+    expect(replies.filter(({ status }) => status === 200).length).toBeGreaterThanOrEqual(18)
+    expect(refused.length).toBeGreaterThan(0)
+    expect(refused[0]?.body.code).toBe('limit_reached')
+    expect(Number(refused[0]?.headers.get('retry-after'))).toBeGreaterThan(0)
+    await expect
+      .poll(async () => (await project.report(bot, '/heartbeat')).status, { timeout: 5_000 })
+      .toBe(200)
+  })
+
   test('chunks of a transcript are put together in their order, each once', async () => {
     const bot = await project.playTo('active')
     const [first, second] = transcript
