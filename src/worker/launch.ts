@@ -14,8 +14,8 @@ import type { WorkerSettings } from './settings.ts'
 /** How long a launch waits for its machine to be up; the row's deadline judges what takes longer. */
 const STARTED_WITHIN_S = 30
 
-/** The longest a launch takes when every attempt times out: three creations, two pauses, the wait. In seconds. */
-export const LAUNCH_SECONDS = 80
+/** The longest a launch takes, but for a Retry-After: two creations and looks that time out, one that succeeds, the wait. In seconds. */
+export const LAUNCH_SECONDS = 90
 
 /** A bot whose machine is to be made, with the token of this attempt. */
 export interface Launch {
