@@ -14,6 +14,7 @@ import {
 } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
+import { makeDataDirectory } from './data_directory.ts'
 import { claimPort } from './ports.ts'
 import { isAlive, stopProcess } from './processes.ts'
 import { curable, StartError } from './start_error.ts'
@@ -56,7 +57,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   const log_file = join(dir, 'postgres.log')
   const log = options.log ?? (() => {})
   try {
-    mkdirSync(dir, { recursive: true })
+    makeDataDirectory(dir)
     const binaries = await findBinaries()
     await stopLeftoverPostgres(dir)
     const run = runner(dir, data, binaries.postgres)
@@ -121,15 +122,18 @@ function runner(dir: string, data: string, binary: string): Run {
       `Postgres can not run as root and no other user can reach ${dir}: run as another user, or move the project out of the closed directory.`,
     )
   }
-  const caps = '+dac_override'
-  const lend = [`--reuid=${identity.uid}`, `--regid=${identity.gid}`, '--clear-groups']
-  return {
-    identity,
-    command: (binary, args) => [
-      setpriv,
-      [...lend, `--inh-caps=${caps}`, `--ambient-caps=${caps}`, '--', binary, ...args],
-    ],
-  }
+  const lend = [
+    `--reuid=${identity.uid}`,
+    `--regid=${identity.gid}`,
+    '--clear-groups',
+    '--inh-caps=-all,+dac_override',
+    '--ambient-caps=+dac_override',
+    // Else access(2), with which initdb looks for its parts, asks without the capability.
+    '--securebits=+no_setuid_fixup',
+    // setpriv has not got the capability yet when it looks for the binary; a shell has.
+    ...['/bin/sh', '-c', 'exec "$@"', 'sh'],
+  ]
+  return { identity, command: (binary, args) => [setpriv, [...lend, binary, ...args]] }
 }
 
 function unprivileged(data: string): Identity {
@@ -197,7 +201,7 @@ function makeCluster(initdb: string, data: string, run: Run): void {
   } catch (error) {
     const said = String((error as { stderr?: Buffer }).stderr ?? error).trim()
     rmSync(data, { recursive: true, force: true })
-    throw explain(said) ?? error
+    throw explain(said) ?? new Error(`initdb failed: ${said}`, { cause: error })
   } finally {
     rmSync(password_file, { force: true })
   }
@@ -294,9 +298,8 @@ async function ready(child: ChildProcess, data: string, log_file: string): Promi
 }
 
 function explain(said: string): StartError | undefined {
-  if (/No space left on device/.test(said)) {
-    return new StartError('The disk is full: free some space, or set ROLLCALL_DIR to another disk.')
-  }
+  const full = curable(new Error(said))
+  if (full instanceof StartError) return full
   if (/Permission denied/.test(said)) {
     return new StartError(
       'Postgres may not use the data directory: run as the user who owns it, or set ROLLCALL_DIR to a directory of yours.',

@@ -1,8 +1,9 @@
-import { existsSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import postgres from 'postgres'
 import { createApi } from './api.ts'
 import { startTicker } from './cron.ts'
+import { makeDataDirectory } from './data_directory.ts'
 import { startFunctions } from './functions_host.ts'
 import { startGateway } from './gateway.ts'
 import { jwks, type Keys, legacyKey, loadKeys } from './keys.ts'
@@ -81,8 +82,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   }
   const running = () => options.signal?.throwIfAborted()
   try {
-    mkdirSync(options.dir, { recursive: true })
-    const dir = realpathSync(resolve(options.dir))
+    const dir = makeDataDirectory(options.dir)
     opened.push(takeLock(dir))
     if (options.reset) await removeData(dir)
     rmSync(join(dir, 'stack.json'), { force: true })

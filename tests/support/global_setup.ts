@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -40,7 +40,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
 }
 
 async function startCluster(project: TestProject): Promise<() => Promise<void>> {
-  const dir = mkdtempSync(join(tmpdir(), 'rollcall-test-'))
+  const dir = temporaryDirectory('rollcall-test-')
   const cluster = await startPostgres({ dir, port: 0, durable: false })
   const stop = async () => {
     await cluster.stop()
@@ -75,7 +75,7 @@ async function offerStack(project: TestProject): Promise<() => Promise<void>> {
   let starting: Promise<Stack> | undefined
   let dir: string | undefined
   const start = () => {
-    dir = mkdtempSync(join(tmpdir(), 'rollcall-stack-'))
+    dir = temporaryDirectory('rollcall-stack-')
     return startStack({ dir, port: 0, db_port: 0, durable: false })
   }
   const server = createServer(async (_request, response) => {
@@ -94,4 +94,11 @@ async function offerStack(project: TestProject): Promise<() => Promise<void>> {
     await starting?.then((stack) => stack.stop()).catch(() => {})
     if (dir) rmSync(dir, { recursive: true, force: true })
   }
+}
+
+function temporaryDirectory(prefix: string): string {
+  const dir = mkdtempSync(join(tmpdir(), prefix))
+  // Where tests run as root, Postgres runs as somebody else.
+  chmodSync(dir, 0o755)
+  return dir
 }
