@@ -99,9 +99,10 @@ export async function attend(
         if (people > 0) {
           clearTimeout(alone)
           alone = undefined
-        } else {
+        } else if (alone === undefined && !leaving.signal.aborted) {
+          log(`room: alone, leaving in ${alone_after_s} s`)
           const left_alone = () => end({ status: 'completed', completion_reason: 'left_alone' })
-          alone ??= setTimeout(left_alone, alone_after_s * 1000)
+          alone = setTimeout(left_alone, alone_after_s * 1000)
         }
       },
       onLost() {

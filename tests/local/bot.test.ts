@@ -276,7 +276,9 @@ describe('a bot leaves', () => {
     const bot = startBot(room, { alone_after_s: 2 })
     await admit(ada)
     await ada.act('leave')
+    await vi.waitFor(() => expect(bot.output()).toContain('alone, leaving in 2 s'), 5_000)
     const bob = await enter(room, 'Bob')
+    // Nothing happens that could be waited for: the time has to pass.
     await new Promise((waited) => setTimeout(waited, 2_500))
     expect(bot.process.exitCode).toBeNull()
     await bob.act('end')
@@ -397,6 +399,20 @@ describe('a report', () => {
     startBot(room)
     await called('awaiting_admission')
     expect((calls[1]?.at_ms ?? 0) - (calls[0]?.at_ms ?? 0)).toBeGreaterThan(1_900)
+  })
+
+  test('waits for the ones before it', async () => {
+    const room = newRoom()
+    const ada = await enter(room, 'Ada')
+    let refusing = true
+    answer = ({ path }) => (path === 'awaiting_admission' && refusing ? { status: 503 } : undefined)
+    const bot = startBot(room)
+    await ada.act('admit', { guest_id: await knocking(ada) })
+    await vi.waitFor(() => expect(bot.output()).toContain('room: admitted'), 10_000)
+    expect(paths()).not.toContain('started')
+    refusing = false
+    await called('started')
+    expect(paths().at(-2)).toBe('awaiting_admission')
   })
 
   test('that is refused is not repeated', async () => {
