@@ -71,7 +71,7 @@ begin
   end loop;
 
   if newest.bot_id is null then
-    return '{"ok": false, "code": "bot_not_found"}';
+    return '{"ok": false, "code": "bot_not_found", "message": "No meeting found to stop."}';
   elsif not found_open then
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged',
       'message', format('Meeting already %s.', newest.meeting_status),

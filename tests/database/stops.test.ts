@@ -77,9 +77,14 @@ describe('stop', () => {
     expect(await stop({ owner_id: randomUUID(), bot_id: randomUUID() } as TestBot)).toEqual({
       ok: false,
       code: 'bot_not_found',
+      message: 'No meeting found to stop.',
     })
     const bot = await botIn(clock.sql, 'active')
-    expect(await stop(bot, { owner_id: randomUUID() })).toEqual({ ok: false, code: 'bot_not_found' })
+    expect(await stop(bot, { owner_id: randomUUID() })).toEqual({
+      ok: false,
+      code: 'bot_not_found',
+      message: 'No meeting found to stop.',
+    })
   })
 
   test('D02 of an ended bot changes nothing', async () => {

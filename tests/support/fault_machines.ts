@@ -18,6 +18,7 @@ export interface FaultMachine {
   name: string
   state: string
   config: { metadata?: Record<string, string>; env?: Record<string, string>; [field: string]: unknown }
+  events?: { type: string; status: string; request?: { exit_event: Record<string, unknown> } }[]
 }
 
 export interface Recorded {
@@ -34,6 +35,8 @@ export interface FaultMachines {
   creations: Fault[]
   /** What happens to every request while it is set. */
   always: Fault | null
+  /** How it lies: `undead` takes a request to destroy and does nothing, `forgetful` knows no machine by its id. */
+  lies: 'undead' | 'forgetful' | null
   /** The state in which a machine is after its creation. Default started. */
   state_after_creation: string
   /** Called after a machine was made and before the answer leaves. */
@@ -52,6 +55,7 @@ export async function startFaultMachines(): Promise<FaultMachines> {
     url: '',
     creations: [],
     always: null,
+    lies: null,
     state_after_creation: 'started',
     on_created: () => {},
     machines: [],
@@ -122,9 +126,9 @@ export async function startFaultMachines(): Promise<FaultMachines> {
         ),
       )
     }
-    if (machine === undefined) return say(404, { error: 'machine not found' })
+    if (machine === undefined || self.lies === 'forgetful') return say(404, { error: 'machine not found' })
     if (method === 'DELETE') {
-      machine.state = 'destroyed'
+      if (self.lies !== 'undead') machine.state = 'destroyed'
       return say(200, { ok: true })
     }
     if (action === 'wait') {
