@@ -2,7 +2,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSyn
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import postgres from 'postgres'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import type { StackFile } from '../../src/local/stack.ts'
 import { signUp } from '../support/stack.ts'
 import {
@@ -15,6 +15,9 @@ import {
   running,
   runStart,
 } from '../support/stack_process.ts'
+
+// Each test starts whole stacks, on a machine that may be busy with other tests.
+vi.setConfig({ testTimeout: 120_000 })
 
 const starts: Run[] = []
 const dirs: string[] = []
