@@ -28,6 +28,8 @@ insert into public.error_codes (code, attribution, retryable, meaning, next_step
   ('LEGACY_FAILURE', 'system', false, 'The bot had failed before the migration.', 'Nothing: kept for the record.'),
   ('LEGACY_ABANDONED', 'system', false, 'The bot was started by old code and never ended.', 'Nothing: kept for the record.'),
   ('JOIN_ROOM_TIMEOUT', 'platform', true, 'The bot did not get into the room or its lobby in time.', 'Check that the meeting is open, then try again.'),
+  ('UNSUPPORTED_PLATFORM', 'user', false, 'The bot can not attend meetings of this platform.', 'Use a bot image that knows the platform.'),
+  ('CONNECTION_LOST', 'platform', true, 'The bot lost its connection to the room and could not get it back.', 'Try again.'),
   ('JOIN_ROOM_AUTH_FAILED', 'user', false, 'The room refused the bot''s credentials.', 'Check the passcode or the token of the meeting.'),
   ('AGENT_UNREACHABLE', 'system', true, 'The agent could not be reached.', 'Check AGENT_API_URL and that the agent runs.'),
   ('AGENT_TIMEOUT', 'system', true, 'The agent did not answer in time.', 'Try again, or shorten the prompt.'),

@@ -227,7 +227,10 @@ begin
   set last_heartbeat_at = moment, missing_since = null,
     container_id = coalesce(report_bot.container_id, t.container_id),
     participant_count = coalesce(report_bot.participant_count, t.participant_count),
-    transcript = coalesce(report_bot.transcript, t.transcript)
+    transcript = coalesce(report_bot.transcript, t.transcript),
+    -- Its last word: the machine goes next, and is asked after until it has.
+    container_status = case
+      when status = 'exited' and private.may_have_a_machine(t) then 'Stopping' else t.container_status end
   where t.workflow_thread_id = thread.workflow_thread_id
   returning * into thread;
 

@@ -182,6 +182,23 @@ test('G01 an exit with code 0 and no reason is a stop; completion_reason wins ov
   ).toMatchObject({ completion_reason: 'left_alone' })
 })
 
+test('the machine of a bot that said it exited is not out of sync with it', async () => {
+  const bot = await requestBot(database.owner)
+  await rpc(database.owner, 'record_container', {
+    bot_id: bot.bot_id,
+    launch_token: bot.launch_token,
+    container_id: 'm',
+    status_text: 'started',
+  })
+  await report(database.owner, bot, 'active')
+  expect(await report(database.owner, bot, 'exited', { exit_code: 0 })).toMatchObject({
+    bot_status: 'completed',
+    container_status: 'Stopping',
+    out_of_sync: false,
+  })
+  expect(await rowOf(database.owner, bot)).toMatchObject({ probe_due_at: expect.any(Date) })
+})
+
 test('an exit of any code after stop was requested is the stop; failed stays failed', async () => {
   const exited = await botIn(database.owner, 'stopping')
   expect(await report(database.owner, exited, 'exited', { exit_code: 137, reason: 'evicted' })).toMatchObject(
