@@ -8,7 +8,7 @@ const reads = [
   /\bcount\(read, '([A-Z][A-Z0-9_]*)'/g,
   /\bconst names = \[([^\]]+)\] as const/g,
   /\bconst \{([^}]+)\} = process\.env/g,
-  /^ {2}((?:ROLLCALL|FLY)_[A-Z_]+): z\./gm,
+  /^ {2}((?:ROLLCALL|FLY)_[A-Z_]+): z\b/gm,
 ]
 
 export const environment: Check = {
