@@ -162,6 +162,9 @@ describe('the life of the stack', () => {
     expect(await count(after)).toBe(users)
     expect(after.secret_key).not.toBe(before.secret_key)
     expect(readFileSync(join(dir, 'mine.txt'), 'utf8')).toBe('keep me')
+    // Nor does the killed stack's Postgres stay behind, without its files.
+    await stop(again, 'SIGTERM')
+    expect(processesOf(dir)).toEqual([])
   })
 
   test('the time zone and the locale of the machine change nothing', async () => {
