@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { WorkQuery } from '../../src/contract/work.ts'
-import { runLane, workUntil } from '../../src/worker/lanes.ts'
+import { runLane } from '../../src/worker/lanes.ts'
 import { errorFields, log } from '../../src/worker/log.ts'
 import { callRpc } from '../../src/worker/rpc.ts'
 import { workerSettings } from '../../src/worker/settings.ts'
@@ -17,7 +17,7 @@ const WORKER = `function:${crypto.randomUUID().slice(0, 8)}`
 const wake = endpoint(
   { method: 'POST', auth: ['secret'], input: WorkQuery, from: 'query' },
   async ({ lane }, { admin }) => {
-    const until = workUntil(STARTED_AT, Number(env('WORK_SECONDS') ?? 140), Date.now())
+    const until = STARTED_AT + Number(env('WORK_SECONDS') ?? 140) * 1000
     const context = { db: admin, settings: workerSettings(env), worker: WORKER, agent_timeout_s: 90 }
     waitUntil(
       runLane(lane, context, until).catch((error) =>

@@ -128,6 +128,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         ...fly,
         BOT_IMAGE: 'rollcall-bot',
         ROOM_URL: room_url,
+        // Here nobody ends an isolate: it works as long as the stack runs.
+        WORK_SECONDS: '1000000000',
       },
     })
     opened.push(async () => (await booting.catch(() => undefined))?.close())

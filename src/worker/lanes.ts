@@ -37,18 +37,6 @@ const STEPS: Partial<Record<Lane, Step>> = {
 /** The lanes that have work in this version. */
 export const WORKING_LANES = Object.keys(STEPS) as Lane[]
 
-/** No hosted isolate lives this much longer than its work may take, in ms. */
-const GRACE_MS = 20_000
-
-/**
- * Until when (epoch ms) an isolate may work that was started at `started_at`. One that is still asked long after its
- * time has no such limit (self-hosted, the local stack): there each request has the time for itself.
- */
-export function workUntil(started_at: number, work_seconds: number, now: number): number {
-  const until = started_at + work_seconds * 1000
-  return now > until + GRACE_MS ? now + work_seconds * 1000 : until
-}
-
 /**
  * Works on a lane until nothing is due, or until the next step might not end before `until` (epoch ms).
  * Returns how many steps were taken. Throws what a claim throws.

@@ -6,12 +6,12 @@ drop policy if exists "guests of the local room hear it" on realtime.messages;
 create policy "guests of the local room hear it" on realtime.messages
   for select to authenticated
   using (
-    (select auth.jwt() -> 'room' ->> 'id') is not null
+    (select auth.jwt()) -> 'room' ->> 'id' is not null
     and (
-      realtime.topic() = (select 'room:' || (auth.jwt() -> 'room' ->> 'id') || ':' || (auth.jwt() -> 'room' ->> 'guest'))
+      realtime.topic() = 'room:' || ((select auth.jwt()) -> 'room' ->> 'id') || ':' || ((select auth.jwt()) -> 'room' ->> 'guest')
       or (
-        realtime.topic() = (select 'room:' || (auth.jwt() -> 'room' ->> 'id'))
-        and (select auth.jwt() -> 'room' -> 'admitted') = 'true'::jsonb
+        realtime.topic() = 'room:' || ((select auth.jwt()) -> 'room' ->> 'id')
+        and (select auth.jwt()) -> 'room' -> 'admitted' = 'true'::jsonb
       )
     )
   );
@@ -22,6 +22,6 @@ create policy "guests of the local room show that they are in" on realtime.messa
   for insert to authenticated
   with check (
     extension = 'presence'
-    and realtime.topic() = (select 'room:' || (auth.jwt() -> 'room' ->> 'id'))
-    and (select auth.jwt() -> 'room' -> 'admitted') = 'true'::jsonb
+    and realtime.topic() = 'room:' || ((select auth.jwt()) -> 'room' ->> 'id')
+    and (select auth.jwt()) -> 'room' -> 'admitted' = 'true'::jsonb
   );
