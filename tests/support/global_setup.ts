@@ -9,6 +9,7 @@ import { pushMigrations } from '../../src/local/migrations.ts'
 import { installPlatform } from '../../src/local/platform.ts'
 import { startPostgres } from '../../src/local/postgres.ts'
 import { type Stack, startStack } from '../../src/local/stack.ts'
+import { expectNoServerErrors } from './server_errors.ts'
 
 export type TestCluster = {
   port: number
@@ -92,7 +93,12 @@ async function offerStack(project: TestProject): Promise<() => Promise<void>> {
   return async () => {
     server.close()
     await starting?.then((stack) => stack.stop()).catch(() => {})
-    if (dir) rmSync(dir, { recursive: true, force: true })
+    if (dir === undefined) return
+    try {
+      expectNoServerErrors(dir)
+    } finally {
+      rmSync(dir, { recursive: true, force: true })
+    }
   }
 }
 

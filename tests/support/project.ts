@@ -8,6 +8,7 @@ import postgres from 'postgres'
 import { startFunctions } from '../../src/local/functions_host.ts'
 import { jwks, loadKeys } from '../../src/local/keys.ts'
 import { type Stack, startStack } from '../../src/local/stack.ts'
+import { expectNoServerErrors } from './server_errors.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: tests read answers of every form
 type Json = any
@@ -108,7 +109,11 @@ export async function startProject(): Promise<Project> {
   const opened: (() => Promise<unknown>)[] = []
   const close = async () => {
     for (const end of opened.reverse()) await end()
-    rmSync(dir, { recursive: true, force: true })
+    try {
+      expectNoServerErrors(dir)
+    } finally {
+      rmSync(dir, { recursive: true, force: true })
+    }
   }
   const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
   opened.push(() => stack.stop())
