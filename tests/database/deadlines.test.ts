@@ -203,7 +203,7 @@ test('I04 a change by the sweep is pushed like one by the bot', async () => {
   ])
 })
 
-test('two sweeps at once do nothing twice', async () => {
+test('E04 two sweeps at once do nothing twice', async () => {
   for (let i = 0; i < 30; i++) await requestBot(clock.sql)
   await clock.advance(180)
   const other = await openClock(database, clock.now())

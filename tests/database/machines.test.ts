@@ -73,7 +73,7 @@ test('machine_catalog shows every machine and every error code to everyone', asy
   expect(catalog.error_codes.map((code) => code.code)).toContain('JOIN_ROOM_AUTH_FAILED')
 })
 
-describe('direct SQL by the owner of the table', () => {
+describe('C02 direct SQL by the owner of the table', () => {
   // Companion columns that make each target state whole, so that nothing but the guard decides.
   const whole: Record<string, (state: string) => string> = {
     bot: (state) =>

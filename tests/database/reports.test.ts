@@ -210,7 +210,7 @@ test('an exit of any code after stop was requested is the stop; failed stays fai
   })
 })
 
-test('C07 C18 the same status again changes nothing, sends nothing', async () => {
+test('C07 C18 I03 the same status again changes nothing, sends nothing', async () => {
   for (const status of ['joining', 'active', 'completed', 'failed']) {
     const bot = await requestBot(database.owner)
     await report(database.owner, bot, status)

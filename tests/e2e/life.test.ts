@@ -54,7 +54,7 @@ async function listen(
   return { state, heard, channel }
 }
 
-test('a bot is asked for, attends a room and brings its result, live, for its owner alone', async () => {
+test('I01 I06 a bot is asked for, attends a room and brings its result, live, for its owner alone', async () => {
   const room_id = `life-${randomUUID().slice(0, 8)}`
   const ada = await enter(`${stack.room_url}/${room_id}`, 'Ada')
   const hints = await listen(owner, `owner:${owner.user_id}`, 'changed')
