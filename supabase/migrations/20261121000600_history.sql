@@ -119,7 +119,7 @@ create policy "everyone reads how far the history reaches back" on private.histo
 revoke all on private.history_horizon from public, anon, authenticated, service_role;
 grant select on private.history_horizon to authenticated, service_role;
 
-create function public.status_changes(after text default null, max_rows int default 100)
+create function public.status_changes(after text default null, max_rows int default 100, owner_id uuid default null)
 returns jsonb
 language plpgsql
 stable
@@ -132,8 +132,9 @@ declare
   target pg_snapshot;
   last_id bigint := 0;
   pruned_to xid8;
-  everyone boolean := (select auth.role()) = 'service_role' or private.is_operator();
-  reader uuid := (select auth.uid());
+  everyone boolean := owner_id is null and ((select auth.role()) = 'service_role' or private.is_operator());
+  -- Whoever may not read this owner's history finds nothing: the policy sees to that.
+  reader uuid := coalesce(owner_id, (select auth.uid()));
   found jsonb;
   n int;
 begin
@@ -167,7 +168,10 @@ begin
 
   -- Two queries, since an owner's index serves only a plain comparison and operators have none to make.
   if everyone then
-    select jsonb_agg(private.event_json(e) order by e.id), count(*) into found, n
+    select jsonb_agg(
+        private.event_json(e) || jsonb_build_object('cursor', concat_ws('/', read_to, target, e.id)) order by e.id
+      ), count(*)
+    into found, n
     from (
       select * from public.status_events e
       where e.xid >= pg_snapshot_xmin(read_to)
@@ -176,7 +180,10 @@ begin
       order by e.id limit max_rows + 1
     ) e;
   else
-    select jsonb_agg(private.event_json(e) order by e.id), count(*) into found, n
+    select jsonb_agg(
+        private.event_json(e) || jsonb_build_object('cursor', concat_ws('/', read_to, target, e.id)) order by e.id
+      ), count(*)
+    into found, n
     from (
       select * from public.status_events e
       where e.owner_id = reader
@@ -191,14 +198,14 @@ begin
     found := found - max_rows;
     return jsonb_build_object(
       'events', found, 'has_more', true, 'reset', false,
-      'next', concat_ws('/', read_to, target, found -> -1 ->> 'id')
+      'next', found -> -1 ->> 'cursor'
     );
   end if;
   return jsonb_build_object('events', coalesce(found, '[]'), 'next', target, 'has_more', false, 'reset', false);
 end;
 $$;
 comment on function public.status_changes is
-  'The caller''s transitions after an opaque cursor (null: from the beginning; max_rows 0: only a cursor of this moment): { events, next, has_more, reset }. Nothing is missed or repeated, however late a transaction commits. reset: the cursor is older than the history that is kept, or from another cluster; read everything anew, then go on from next.';
+  'The caller''s transitions after an opaque cursor (null: from the beginning; max_rows 0: only a cursor of this moment): { events, next, has_more, reset }. Nothing is missed or repeated, however late a transaction commits. Each event has the cursor that reads on behind it. owner_id: of this owner alone, for operators and secret keys. reset: the cursor is older than the history that is kept, or from another cluster; read everything anew, then go on from next.';
 
 create function private.event_json(event public.status_events)
 returns jsonb
@@ -229,9 +236,9 @@ revoke execute on function
   lifecycle.because(public.event_source, text, jsonb, timestamptz, text[]),
   lifecycle.reject(text, uuid, uuid, text, text, public.event_source, text, jsonb),
   private.event_json(public.status_events),
-  public.status_changes(text, int)
+  public.status_changes(text, int, uuid)
 from public, anon, authenticated;
 grant execute on function
   private.event_json(public.status_events),
-  public.status_changes(text, int)
+  public.status_changes(text, int, uuid)
 to authenticated, service_role;
