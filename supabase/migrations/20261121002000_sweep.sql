@@ -40,6 +40,8 @@ begin
     when thread.meeting_status = 'stopping' then
       perform private.fail_bot(thread, 'TEARDOWN_UNCONFIRMED', 'No worker could destroy the machine of the bot.',
         jsonb_build_object('attempts', thread.teardowns));
+    when thread.owner_id is null then
+      perform private.fail_bot(thread, 'LEGACY_ABANDONED', 'The bot was started by old code and never ended.');
     -- Active, which has two limits.
     when deadline = private.bot_silent_until(thread) then
       perform private.fail_bot(thread, 'HEARTBEAT_LOST', 'Nothing was heard of the bot for too long.',
