@@ -101,7 +101,7 @@ declare
   old_policy record;
   paused text[];
 begin
-  if not exists (
+  if to_regtype('public.bot_status') is not null or not exists (
     select from pg_catalog.pg_attribute
     where attrelid = 'public.workflow_threads'::regclass and attname = 'bot_id' and not attisdropped
   ) then
