@@ -182,6 +182,48 @@ $$;
 comment on function lifecycle.adopt is
   'Adopts bots of old code (one, or all) that have no status yet: a row of history per machine, no push. Around the table of moves, so for the owner of the schema only. Returns how many.';
 
+create function private.carry_session_status(
+  thread public.workflow_threads, status text, completed_at timestamptz, error text
+)
+returns public.workflow_threads
+language plpgsql
+set search_path = ''
+as $$
+declare
+  verdict public.bot_status := private.legacy_bot_status(status);
+begin
+  -- Running says nothing new of a bot that is open: bots on their way are shown to old code as running.
+  if verdict = 'running' and lifecycle.is_open(thread.bot_status) or verdict = thread.bot_status then
+    return thread;
+  end if;
+  if not lifecycle.transition_allowed('bot', thread.bot_status::text, verdict::text) then
+    perform lifecycle.reject('bot', thread.bot_id, thread.owner_id, thread.bot_status::text, verdict::text,
+      'system', 'illegal_transition', jsonb_build_object('bot_sessions', jsonb_build_object(
+        'status', status, 'completed_at', completed_at, 'error', left(error, 1000))));
+    return thread;
+  end if;
+
+  perform lifecycle.because('system', 'bot_sessions', occurred_at => completed_at, implied => '{meeting}');
+  if verdict = 'failed' then
+    return private.fail_bot(thread, 'LEGACY_FAILURE', coalesce(nullif(btrim(error), ''), 'Old code gave no reason.'),
+      case when length(btrim(error)) > 2000 then jsonb_build_object('error', error) end);
+  end if;
+  update public.workflow_threads t
+  set bot_status = 'completed',
+    meeting_status = case when lifecycle.is_open(t.meeting_status) then 'completed' else t.meeting_status end,
+    completion_reason = case
+      when not lifecycle.is_open(t.meeting_status) then t.completion_reason
+      when t.stop_reason is not null then t.stop_reason::text::public.meeting_completion_reason
+      else 'other' end,
+    transcript = private.bot_transcript(thread)
+  where t.workflow_thread_id = thread.workflow_thread_id
+  returning * into thread;
+  return thread;
+end;
+$$;
+comment on function private.carry_session_status is
+  'Moves a bot to where old code says it is, through the guard and only forwards; what is refused is kept in status_rejections.';
+
 create function private.claim_bot_id()
 returns trigger
 language plpgsql
@@ -297,7 +339,8 @@ comment on function private.legacy_writes is 'Lets old code (service_role) write
 
 revoke execute on function
   private.legacy_bot_status(text), private.legacy_platform(text, text), private.one_utterance(text),
-  lifecycle.adopt(uuid), private.claim_bot_id(), private.legacy_writes(boolean)
+  lifecycle.adopt(uuid), private.carry_session_status(public.workflow_threads, text, timestamptz, text),
+  private.claim_bot_id(), private.legacy_writes(boolean)
 from public, anon, authenticated, service_role;
 
 do $$
@@ -374,6 +417,7 @@ begin
   else
     drop function
       private.legacy_writes(boolean), private.claim_bot_id(), lifecycle.adopt(uuid),
+      private.carry_session_status(public.workflow_threads, text, timestamptz, text),
       private.one_utterance(text), private.legacy_platform(text, text), private.legacy_bot_status(text);
     if legacy then
       drop function

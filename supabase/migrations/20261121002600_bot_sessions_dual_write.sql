@@ -1,48 +1,6 @@
 -- Old code and Rollcall side by side: what old code writes into bot_sessions is carried over into workflow_threads,
 -- and new bots appear in bot_sessions. Where there is no bot_sessions nothing of this file remains.
 
-create function private.carry_session_status(
-  thread public.workflow_threads, status text, completed_at timestamptz, error text
-)
-returns public.workflow_threads
-language plpgsql
-set search_path = ''
-as $$
-declare
-  verdict public.bot_status := private.legacy_bot_status(status);
-begin
-  -- Running says nothing new of a bot that is open: bots on their way are shown to old code as running.
-  if verdict = 'running' and lifecycle.is_open(thread.bot_status) or verdict = thread.bot_status then
-    return thread;
-  end if;
-  if not lifecycle.transition_allowed('bot', thread.bot_status::text, verdict::text) then
-    perform lifecycle.reject('bot', thread.bot_id, thread.owner_id, thread.bot_status::text, verdict::text,
-      'system', 'illegal_transition', jsonb_build_object('bot_sessions', jsonb_build_object(
-        'status', status, 'completed_at', completed_at, 'error', left(error, 1000))));
-    return thread;
-  end if;
-
-  perform lifecycle.because('system', 'bot_sessions', occurred_at => completed_at, implied => '{meeting}');
-  if verdict = 'failed' then
-    return private.fail_bot(thread, 'LEGACY_FAILURE', coalesce(nullif(btrim(error), ''), 'Old code gave no reason.'),
-      case when length(btrim(error)) > 2000 then jsonb_build_object('error', error) end);
-  end if;
-  update public.workflow_threads t
-  set bot_status = 'completed',
-    meeting_status = case when lifecycle.is_open(t.meeting_status) then 'completed' else t.meeting_status end,
-    completion_reason = case
-      when not lifecycle.is_open(t.meeting_status) then t.completion_reason
-      when t.stop_reason is not null then t.stop_reason::text::public.meeting_completion_reason
-      else 'other' end,
-    transcript = private.bot_transcript(thread)
-  where t.workflow_thread_id = thread.workflow_thread_id
-  returning * into thread;
-  return thread;
-end;
-$$;
-comment on function private.carry_session_status is
-  'Moves a bot to where old code says it is, through the guard and only forwards; what is refused is kept in status_rejections.';
-
 create function private.carry_bot_session()
 returns trigger
 language plpgsql
@@ -264,7 +222,7 @@ $$;
 comment on function private.dual_write is 'Switches the dual write of bot_sessions and workflow_threads on or off.';
 
 revoke execute on function
-  private.carry_session_status(public.workflow_threads, text, timestamptz, text), private.carry_bot_session(),
+  private.carry_bot_session(),
   private.mirror_bot_sessions(uuid), private.mirror_bot(), private.refuse_bot_session(),
   private.dual_write(boolean)
 from public, anon, authenticated, service_role;
@@ -276,8 +234,7 @@ begin
   if to_regclass('public.bot_sessions') is null then
     drop function
       private.dual_write(boolean), private.refuse_bot_session(), private.mirror_bot(), private.mirror_bot_sessions(uuid),
-      private.carry_bot_session(),
-      private.carry_session_status(public.workflow_threads, text, timestamptz, text);
+      private.carry_bot_session();
     return;
   end if;
   lock table public.workflow_threads, public.bot_sessions in share row exclusive mode;

@@ -13,5 +13,4 @@ $$;
 drop view private.bot_sessions_of_threads;
 drop index public.workflow_threads_by_room_name;
 drop function
-  private.dual_write(boolean), private.refuse_bot_session(), private.mirror_bot(), private.mirror_bot_sessions(uuid), private.carry_bot_session(),
-  private.carry_session_status(public.workflow_threads, text, timestamptz, text);
+  private.dual_write(boolean), private.refuse_bot_session(), private.mirror_bot(), private.mirror_bot_sessions(uuid), private.carry_bot_session();

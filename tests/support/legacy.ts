@@ -106,3 +106,14 @@ export async function fillLegacyTables(sql: postgres.Sql, rows: number): Promise
     create index on before.threads (workflow_thread_id);
     analyze;`)
 }
+
+/** What invariant_violations shows: nothing, after every step. */
+export function violationsOf(database: TestDatabase): Promise<Record<string, unknown>[]> {
+  return database.owner`select * from public.invariant_violations`
+}
+
+/** How many rows there are in `from`: a table, with joins and conditions as they stand in SQL. */
+export async function countRows(database: TestDatabase, from: string): Promise<number> {
+  const [row] = await database.owner.unsafe(`select count(*)::int as n from ${from}`)
+  return row?.n
+}
