@@ -32,7 +32,7 @@ export interface Context {
 type Input<S extends z.ZodType> = S | ((path: string) => S | null)
 
 export interface Config<S extends z.ZodType> {
-  method: 'GET' | 'POST' | 'DELETE'
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   /** Who may call. `bot` stands alone. */
   auth: AuthMode[]
   /** The schema of the input, or a function that knows it for each sub-path and has null for no such path. */

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { WorkQuery } from '../../src/contract/work.ts'
+import { deno_sockets } from '../../src/worker/deno_sockets.ts'
 import { runLane } from '../../src/worker/lanes.ts'
 import { errorFields, log } from '../../src/worker/log.ts'
 import { callRpc } from '../../src/worker/rpc.ts'
@@ -18,7 +19,8 @@ const wake = endpoint(
   { method: 'POST', auth: ['secret'], input: WorkQuery, from: 'query' },
   async ({ lane }, { admin }) => {
     const until = STARTED_AT + Number(env('WORK_SECONDS') ?? 140) * 1000
-    const context = { db: admin, settings: workerSettings(env), worker: WORKER, agent_timeout_s: 90 }
+    const settings = workerSettings(env)
+    const context = { db: admin, settings, sockets: deno_sockets, worker: WORKER, agent_timeout_s: 90 }
     waitUntil(
       runLane(lane, context, until).catch((error) =>
         log('error', 'lane_broke_off', { lane, ...errorFields(error) }),

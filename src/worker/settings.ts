@@ -29,6 +29,8 @@ export interface WorkerSettings {
   agent: AgentSettings | null
   /** Where bots report, known to the world. */
   callback_url: string
+  /** Webhooks may go to private hosts and over plain http: local development only. */
+  webhooks_allow_private: boolean
 }
 
 const Count = z.coerce.number().int().positive()
@@ -41,6 +43,7 @@ export function workerSettings(read: ReadEnv): WorkerSettings {
     machines: machineSettings(read),
     agent: agentSettings(read),
     callback_url: `${url.replace(/\/+$/, '')}/functions/v1/callback`,
+    webhooks_allow_private: read('WEBHOOKS_ALLOW_PRIVATE') === '1',
   }
 }
 

@@ -183,12 +183,12 @@ begin
   if new.meeting_status is distinct from meeting_from then
     perform lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq, new.version,
       meeting_from::text, new.meeting_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   if new.bot_status is distinct from bot_from then
     perform lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
       bot_from::text, new.bot_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   perform set_config('rollcall.because', '', true);
   return new;

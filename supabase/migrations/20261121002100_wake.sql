@@ -29,6 +29,10 @@ begin
     );
     select count(*) into leases from public.workflow_threads t
     where t.processing_due_at > moment and t.processing_token is not null;
+  elsif lane = 'webhooks' then
+    due := private.next_webhook(moment) is not null;
+    select count(*) into leases from public.webhook_deliveries d
+    where d.lease_token is not null and d.next_attempt_at > moment;
   end if;
 end;
 $$;

@@ -45,6 +45,15 @@ create view public.invariant_violations with (security_invoker = true) as
   select 'ended_with_work_left', 'bot', t.bot_id, t.bot_status::text
   from public.workflow_threads t
   where not lifecycle.is_open(t.bot_status) and (t.launch_due_at is not null or t.processing_due_at is not null)
+  union all
+  select 'webhook_is_not_what_happened', d.machine, d.subject_id, format('delivery %s tells of %s', d.id, d.type)
+  from public.webhook_deliveries d
+  join public.status_events e on e.subject_id = d.subject_id and e.machine = d.machine and e.id = d.event_id
+  where (d.owner_id, d.type) is distinct from (e.owner_id, e.machine || '.' || e.to_status)
+  union all
+  select 'webhook_of_another_owner', d.machine, d.subject_id, format('delivery %s goes to endpoint %s', d.id, p.id)
+  from public.webhook_deliveries d join public.webhook_endpoints p on p.id = d.endpoint_id
+  where d.owner_id <> p.owner_id
   ) v
   -- Users of the API see it only as operators; row level security shows those everything.
   where current_user not in ('anon', 'authenticated') or (select private.is_operator());
