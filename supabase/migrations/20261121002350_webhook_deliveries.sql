@@ -3,6 +3,7 @@
 create function private.complete_webhooks()
 returns trigger
 language plpgsql
+security definer -- old code may write threads, and nobody deliveries
 set search_path = ''
 as $$
 begin
@@ -16,7 +17,7 @@ $$;
 comment on function private.complete_webhooks is 'Adds to the deliveries of a transition the bot as it is right after it.';
 
 create trigger complete_webhooks_of_new after insert on public.workflow_threads
-  for each row execute function private.complete_webhooks();
+  for each row when (new.bot_status is not null) execute function private.complete_webhooks();
 create trigger complete_webhooks after update on public.workflow_threads
   for each row when ((old.bot_status, old.meeting_status) is distinct from (new.bot_status, new.meeting_status))
   execute function private.complete_webhooks();
