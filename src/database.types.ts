@@ -163,6 +163,121 @@ export type Database = {
           },
         ]
       }
+      webhook_deliveries: {
+        Row: {
+          attempts: number
+          created_at: string
+          delivered_at: string | null
+          destination: string
+          endpoint_id: string | null
+          event_id: number
+          id: string
+          last_error: string | null
+          last_status: number | null
+          lease_token: string | null
+          machine: string
+          next_attempt_at: string | null
+          owner_id: string
+          payload: NonNullable<Json>
+          payload_complete: boolean
+          state: Database['public']['Enums']['webhook_delivery_state']
+          subject_id: string
+          type: string
+          url: string | null
+        }
+        ComputedFields: never
+        Insert: {
+          attempts?: number
+          created_at: string
+          delivered_at?: string | null
+          destination?: never
+          endpoint_id?: string | null
+          event_id: number
+          id?: string
+          last_error?: string | null
+          last_status?: number | null
+          lease_token?: string | null
+          machine: string
+          next_attempt_at?: string | null
+          owner_id: string
+          payload: NonNullable<Json>
+          payload_complete?: boolean
+          state?: Database['public']['Enums']['webhook_delivery_state']
+          subject_id: string
+          type: string
+          url?: string | null
+        }
+        Update: {
+          attempts?: number
+          created_at?: string
+          delivered_at?: string | null
+          destination?: never
+          endpoint_id?: string | null
+          event_id?: number
+          id?: string
+          last_error?: string | null
+          last_status?: number | null
+          lease_token?: string | null
+          machine?: string
+          next_attempt_at?: string | null
+          owner_id?: string
+          payload?: NonNullable<Json>
+          payload_complete?: boolean
+          state?: Database['public']['Enums']['webhook_delivery_state']
+          subject_id?: string
+          type?: string
+          url?: string | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'webhook_deliveries_endpoint_id_fkey'
+            columns: ['endpoint_id']
+            isOneToOne: false
+            referencedRelation: 'webhook_endpoints'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      webhook_endpoints: {
+        Row: {
+          created_at: string
+          disabled_at: string | null
+          disabled_reason: string | null
+          enabled: boolean
+          events: string[]
+          failing_since: string | null
+          id: string
+          owner_id: string
+          updated_at: string
+          url: string
+        }
+        ComputedFields: never
+        Insert: {
+          created_at: string
+          disabled_at?: string | null
+          disabled_reason?: string | null
+          enabled?: boolean
+          events: string[]
+          failing_since?: string | null
+          id?: string
+          owner_id: string
+          updated_at: string
+          url: string
+        }
+        Update: {
+          created_at?: string
+          disabled_at?: string | null
+          disabled_reason?: string | null
+          enabled?: boolean
+          events?: string[]
+          failing_since?: string | null
+          id?: string
+          owner_id?: string
+          updated_at?: string
+          url?: string
+        }
+        Relationships: []
+      }
       workflow_threads: {
         Row: {
           bot_completed_at: string | null
@@ -363,6 +478,7 @@ export type Database = {
       }
     }
     Functions: {
+      claim_delivery: { Args: { worker: string }; Returns: Json }
       claim_launch: { Args: { worker: string }; Returns: Json }
       claim_orphan_scan: { Args: Record<PropertyKey, never>; Returns: boolean }
       claim_probe: { Args: { worker: string }; Returns: Json }
@@ -371,6 +487,11 @@ export type Database = {
         Args: { insights: Json; processing_token: string; qa_pairs: Json; workflow_thread_id: string }
         Returns: Json
       }
+      create_webhook_endpoint: {
+        Args: { events: string[]; max_endpoints?: number; owner_id: string; url: string }
+        Returns: Json
+      }
+      delete_webhook_endpoint: { Args: { endpoint_id: string; owner_id?: string }; Returns: Json }
       fail_launch: {
         Args: {
           bot_id: string
@@ -415,6 +536,19 @@ export type Database = {
         }
         Returns: Json
       }
+      list_webhook_deliveries: {
+        Args: {
+          cursor?: string
+          delivery_id?: string
+          endpoint_id?: string
+          max_rows?: number
+          owner_id?: string
+          state?: string
+          subject_id?: string
+        }
+        Returns: Json
+      }
+      list_webhook_endpoints: { Args: { endpoint_id?: string; owner_id?: string }; Returns: Json }
       machine_catalog: { Args: Record<PropertyKey, never>; Returns: Json }
       normalize_container_status: {
         Args: { status_text: string }
@@ -422,6 +556,17 @@ export type Database = {
       }
       record_container: {
         Args: { bot_id: string; container_id: string; launch_token: string; status_text: string }
+        Returns: Json
+      }
+      record_delivery: {
+        Args: {
+          delivery_id: string
+          error?: string
+          http_status?: number
+          lease_token: string
+          refused?: boolean
+          retry_after_s?: number
+        }
         Returns: Json
       }
       record_probe: {
@@ -477,6 +622,8 @@ export type Database = {
         }
         Returns: Json
       }
+      resend_delivery: { Args: { delivery_id: string; owner_id?: string }; Returns: Json }
+      rotate_webhook_secret: { Args: { endpoint_id?: string; owner_id?: string }; Returns: Json }
       save_workflow_thread_data: { Args: { data: Json; workflow_thread_id: string }; Returns: Json }
       status_changes: { Args: { after?: string; max_rows?: number; owner_id?: string }; Returns: Json }
       stop_bot: {
@@ -499,6 +646,10 @@ export type Database = {
           status: string
           workflow_thread_id: string
         }
+        Returns: Json
+      }
+      update_webhook_endpoint: {
+        Args: { enabled?: boolean; endpoint_id: string; events?: string[]; owner_id?: string; url?: string }
         Returns: Json
       }
     }
@@ -529,6 +680,7 @@ export type Database = {
         | 'stopping'
         | 'completed'
         | 'failed'
+      webhook_delivery_state: 'pending' | 'delivered' | 'failed'
     }
     CompositeTypes: {
       [_ in never]: never
@@ -672,6 +824,7 @@ export const Constants = {
         'completed',
         'failed',
       ],
+      webhook_delivery_state: ['pending', 'delivered', 'failed'],
     },
   },
 } as const
