@@ -2,7 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { botIn, report, requestBot, transcript } from '../support/bots.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { applyOptional, applyStep, countRows, createLegacyDatabase, violationsOf } from '../support/legacy.ts'
+import {
+  applyOptional,
+  applyStep,
+  checkStep,
+  countRows,
+  createLegacyDatabase,
+  violationsOf,
+} from '../support/legacy.ts'
 import { rpc } from '../support/rpc.ts'
 
 describe('old code and Rollcall side by side', () => {
@@ -519,7 +526,9 @@ describe('old code and Rollcall side by side', () => {
   test('after the cutover bot_sessions is read-only, for service_role alone; the way back keeps what came since', async () => {
     const old_bot = await startOldBot()
     const table_before = await database.owner`select * from public.bot_sessions order by bot_id`
+    expect(await checkStep(database, 3)).toEqual([])
     await applyStep(database.owner, 'cutover')
+    expect(await checkStep(database, 4)).toEqual([])
     expect(await countRows(database, 'public.bot_sessions')).toBeGreaterThanOrEqual(table_before.length)
     for (const statement of [
       "update public.bot_sessions set status = 'completed'",

@@ -117,3 +117,18 @@ export async function countRows(database: TestDatabase, from: string): Promise<n
   const [row] = await database.owner.unsafe(`select count(*)::int as n from ${from}`)
   return row?.n
 }
+
+/** What the checks of a step in docs/migrate.md find: nothing, unless something is wrong. */
+export async function checkStep(database: TestDatabase, step: number): Promise<Record<string, unknown>[]> {
+  const guide = readFileSync(new URL('../../docs/migrate.md', import.meta.url), 'utf8')
+  const section = guide.split(/^## /m).find((part) => part.startsWith(`${step}. `)) ?? ''
+  const checks = [...section.matchAll(/^```sql\n(.*?)^```/gms)].flatMap(
+    ([, block]) => block?.split(';\n') ?? [],
+  )
+  const found = []
+  for (const check of checks.filter((statement) => statement.trim() !== '')) {
+    found.push(...(await database.owner.unsafe(check)))
+  }
+  if (checks.length === 0) throw new Error(`docs/migrate.md has no check for step ${step}`)
+  return found
+}
