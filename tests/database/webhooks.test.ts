@@ -152,6 +152,9 @@ describe('a transition', () => {
     await rpc(clock.sql, 'update_webhook_endpoint', { endpoint_id: endpoint.id, enabled: false })
     const late = await requestBot(clock.sql, { owner_id: endpoint.owner_id })
     expect(await deliveries(late)).toEqual([])
+    const other = await createEndpoint(endpoint.owner_id, ['meeting.requested'])
+    const later = await requestBot(clock.sql, { owner_id: endpoint.owner_id })
+    expect(await deliveries(later)).toMatchObject([{ endpoint_id: other.id }])
   })
 
   test("goes to the bot's own webhook_url alone where it has one, signed with the owner's own secret", async () => {
@@ -291,7 +294,10 @@ describe('the order', () => {
     await clock.advance(600)
     await report(clock.sql, bot, 'active')
     await clock.advance(600)
-    expect(await deliverAll()).toEqual([
+    const first = await claim()
+    expect(await claim()).toBeNull()
+    await record(first)
+    expect([first?.type, ...(await deliverAll())]).toEqual([
       'meeting.requested',
       'bot.pending',
       'meeting.joining',

@@ -157,3 +157,31 @@ test('J06 where private targets are not allowed nothing is sent', async () => {
     ])
   expect(receiver.at(path)).toEqual([])
 })
+
+test('the example receiver tells what happened, once, and refuses what is not signed', async () => {
+  const [row] = await project.sql`
+    select public.create_webhook_endpoint(${owner.id}, 'http://127.0.0.1:9/', '{meeting.*}') as endpoint`
+  const child = spawn(process.execPath, [join(import.meta.dirname, '../../examples/webhook_receiver.ts')], {
+    env: { PATH: process.env.PATH ?? '', PORT: '0', WEBHOOK_SECRET: row?.endpoint.secret },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  workers.push(child)
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (data) => (text += data))
+  await expect.poll(() => text).toMatch(/Listening on/)
+  const url = /http:\S+/.exec(text)?.[0] ?? ''
+  await project.sql`select public.update_webhook_endpoint(${row?.endpoint.id}, url => ${url})`
+  startWorker()
+  const bot = await play()
+  await project.report(bot, '', { status: 'joining' })
+  const line = (from: string, to: string) => `meeting.${to}: ${bot.bot_id} went from ${from} to ${to}`
+  await expect.poll(() => text, { timeout: 15_000 }).toContain(line('requested', 'joining'))
+  expect(text).toContain(line('nothing', 'requested'))
+  await expect.poll(states).toEqual(['delivered', 'delivered'])
+  const [sent] = await deliveries()
+  await project.sql`select public.resend_delivery(${sent?.id})`
+  await expect.poll(states, { timeout: 15_000 }).toEqual(['delivered', 'delivered'])
+  expect(text.match(/went from nothing/g)).toHaveLength(1)
+  expect((await fetch(url, { method: 'POST', body: '{}' })).status).toBe(401)
+  expect(text).toContain('refused: Missing required headers')
+})
