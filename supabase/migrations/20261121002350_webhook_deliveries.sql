@@ -65,9 +65,9 @@ begin
     where earlier.state = 'pending' and earlier.destination = delivery.destination
       and earlier.subject_id = delivery.subject_id and earlier.event_id < delivery.event_id
       and (
-        -- Not tried yet, or just being sent: its turn is short. Being retried: for so long and no longer.
-        earlier.attempts = 0
-        or (earlier.lease_token is not null and earlier.next_attempt_at > moment)
+        -- What was never tried is due before what came later, so it is chosen first anyway. Of the others one that
+        -- is just being sent takes no time; one that is retried is waited for so long and no longer.
+        (earlier.lease_token is not null and earlier.next_attempt_at > moment)
         or delivery.created_at + (select s.webhook_patience from lifecycle.settings s) > moment
       )
   );
