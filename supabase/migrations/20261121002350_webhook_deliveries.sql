@@ -168,9 +168,11 @@ begin
   where d.id = delivery.id
   returning * into delivery;
 
-  insert into private.webhook_secrets (owner_id, endpoint_id, secret)
-  values (delivery.owner_id, delivery.endpoint_id, private.new_webhook_secret())
-  on conflict on constraint one_secret_each do nothing;
+  -- An endpoint was made with its secret; the owner's own is made when it first signs.
+  if delivery.endpoint_id is null then
+    insert into private.webhook_secrets (owner_id, secret) values (delivery.owner_id, private.new_webhook_secret())
+    on conflict on constraint one_secret_each do nothing;
+  end if;
   select * into secret from private.webhook_secrets s
   where s.owner_id = delivery.owner_id and s.endpoint_id is not distinct from delivery.endpoint_id;
   return jsonb_build_object(
