@@ -284,6 +284,35 @@ describe('old code and Rollcall side by side', () => {
     expect(await threadOf(bot.bot_id)).toMatchObject({ transcript })
   })
 
+  test('each change is written once in each table', async () => {
+    const bot_id = await startOldBot()
+    const bot = await botIn(database.owner, 'active')
+    await database.owner.unsafe(`
+      create table public.writes (of text);
+      create function public.note_write() returns trigger language plpgsql security definer as $$
+        begin insert into public.writes values (tg_table_name); return new; end $$;
+      create trigger note_write after insert or update on public.bot_sessions for each row execute function public.note_write();
+      create trigger note_write after insert or update on public.workflow_threads for each row execute function public.note_write()`)
+    try {
+      await old_code(
+        (sql) => sql`update public.bot_sessions set insights = '{"n": 1}' where bot_id = ${bot_id}`,
+      )
+      await rpc(database.owner, 'save_workflow_thread_data', {
+        workflow_thread_id: bot.workflow_thread_id,
+        data: { insights: { n: 2 } },
+      })
+      const writes =
+        await database.owner`select of, count(*)::int as n from public.writes group by 1 order by 1`
+      expect(writes).toEqual([
+        { of: 'bot_sessions', n: 2 },
+        { of: 'workflow_threads', n: 2 },
+      ])
+    } finally {
+      await database.owner`drop function public.note_write() cascade`
+      await database.owner`drop table public.writes`
+    }
+  })
+
   test('a heartbeat writes nothing into bot_sessions', async () => {
     const bot = await botIn(database.owner, 'active')
     const xmin = async () =>

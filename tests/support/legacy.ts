@@ -92,7 +92,7 @@ export async function fillLegacyTables(sql: postgres.Sql, rows: number): Promise
       (array['in_progress', 'completed', 'failed', null, 'scheduled', 'ended', 'in_progress'])[1 + n % 7],
       case when n % 5 = 0 then at + interval '1 min' end, case when n % 4 = 0 then at + interval '50 min' end,
       case when n % 991 = 0 then repeat('thread ' || n || ' ', 100000) when n % 9 = 0 then '  ' when n % 9 < 4 then 'heard ' || n end,
-      case when n % 5 = 0 then jsonb_build_object('score', n) end,
+      case when n % 4 = 0 then jsonb_build_object('score', n) end,
       case when n % 11 = 0 then jsonb_build_array('q' || n) end,
       case n % 6 when 0 then null when 1 then '[1, 2]' when 2 then 'null' when 3 then '"text"' else jsonb_build_object('candidate', n) end,
       case when n % 13 = 0 then at + interval '2 min' end, case when n % 14 = 0 then at + interval '40 min' end,
