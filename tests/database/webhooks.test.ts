@@ -157,6 +157,21 @@ describe('a transition', () => {
     expect(await deliveries(later)).toMatchObject([{ endpoint_id: other.id }])
   })
 
+  test('that meets an endpoint which is being deleted waits for that, and does not fail', async () => {
+    const { endpoint } = await one()
+    const deleting = database.connect('postgres', { max: 1 })
+    let requested: Promise<TestBot> | undefined
+    await deleting.begin(async (sql) => {
+      await rpc(sql, 'delete_webhook_endpoint', { endpoint_id: endpoint.id })
+      requested = requestBot(clock.sql, { owner_id: endpoint.owner_id })
+      await expect
+        .poll(() => database.superuser`select from pg_locks where not granted and locktype = 'transactionid'`)
+        .toHaveLength(1)
+    })
+    const bot = await requested
+    expect(bot && (await deliveries(bot))).toEqual([])
+  })
+
   test("goes to the bot's own webhook_url alone where it has one, signed with the owner's own secret", async () => {
     const { endpoint } = await one(['*'])
     await deliverAll()
