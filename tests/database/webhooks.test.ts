@@ -649,10 +649,12 @@ test('30,000 finished deliveries cost a claim nothing', async () => {
     select -n, ${endpoint.id}, ${endpoint.owner_id}, 'bot', gen_random_uuid(), 'bot.failed', '{}', 'delivered', lifecycle.now(), lifecycle.now()
     from generate_series(1, 30000) n`
   await database.superuser`analyze public.webhook_deliveries`
+  // Once before, so that the session knows its catalog and only the claim is counted.
+  await clock.sql`select private.next_webhook(lifecycle.now())`
   const rows = await clock.sql.unsafe(
     `explain (analyze, buffers, format json) select private.next_webhook(lifecycle.now())`,
   )
   const plan = rows[0]?.['QUERY PLAN'][0]
-  expect(plan.Plan['Shared Hit Blocks'] + plan.Plan['Shared Read Blocks']).toBeLessThan(1000)
+  expect(plan.Plan['Shared Hit Blocks'] + plan.Plan['Shared Read Blocks']).toBeLessThan(100)
   expect(await claim()).not.toBeNull()
 })
