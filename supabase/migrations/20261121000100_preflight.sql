@@ -7,7 +7,10 @@ begin
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where n.nspname = 'public'
-    and c.relname in ('status_events', 'status_rejections', 'error_codes', 'transcript_chunks');
+    and c.relname in (
+      'status_events', 'status_rejections', 'error_codes', 'transcript_chunks',
+      'task_flows', 'flow_executions', 'flow_prompt_results'
+    );
 
   if taken is null
     and to_regclass('public.workflow_threads') is not null

@@ -36,7 +36,7 @@ insert into public.error_codes (code, attribution, retryable, meaning, next_step
   ('AGENT_RATE_LIMITED', 'platform', true, 'The agent takes no more requests for now.', 'Wait, then try again.'),
   ('AGENT_REFUSED', 'user', false, 'The agent refused the request.', 'Check AGENT_API_KEY, AGENT_MODEL and the prompt.'),
   ('AGENT_BAD_ANSWER', 'system', true, 'The agent''s answer could not be used.', 'Try again, or change the prompt.'),
-  ('EXECUTION_LOST', 'system', true, 'No worker went on with the execution.', 'Check that the work function or a worker runs, then retry.'),
+  ('EXECUTION_LOST', 'system', true, 'No worker went on with the execution.', 'Check that the work function runs, or run npm run worker, then retry.'),
   ('QUEUE_TIMEOUT', 'platform', true, 'No worker took the execution within a day.', 'Check that the work function or a worker runs, then retry.'),
   ('CANCELLED', 'user', true, 'It was cancelled.', 'Nothing, or start it again.'),
   ('AUTH_REQUIRED', 'user', false, 'A service asks to be signed in to again.', 'Set the secret anew, then resume the workflow.'),
