@@ -18,7 +18,8 @@ const wake = endpoint(
   { method: 'POST', auth: ['secret'], input: WorkQuery, from: 'query' },
   async ({ lane }, { admin }) => {
     const until = STARTED_AT + Number(env('WORK_SECONDS') ?? 140) * 1000
-    const context = { db: admin, settings: workerSettings(env), worker: WORKER, agent_timeout_s: 90 }
+    const settings = workerSettings(env)
+    const context = { db: admin, settings, worker: WORKER, agent_timeout_s: 90, linger_ms: 1_200 }
     waitUntil(
       runLane(lane, context, until).catch((error) =>
         log('error', 'lane_broke_off', { lane, ...errorFields(error) }),
