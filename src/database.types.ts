@@ -478,10 +478,7 @@ export type Database = {
         Returns: Json
       }
       save_workflow_thread_data: { Args: { data: Json; workflow_thread_id: string }; Returns: Json }
-      status_changes: {
-        Args: { after?: string; max_rows?: number; owner_id?: string }
-        Returns: Json
-      }
+      status_changes: { Args: { after?: string; max_rows?: number; owner_id?: string }; Returns: Json }
       stop_bot: {
         Args: {
           actor?: string

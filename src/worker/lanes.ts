@@ -5,12 +5,16 @@ import { LAUNCH_SECONDS, launchUnfinished } from './launch.ts'
 import { processingSeconds, processNext } from './processing.ts'
 import { RECONCILE_SECONDS, reconcile } from './reconcile.ts'
 import type { WorkerSettings } from './settings.ts'
+import type { Sockets } from './sockets.ts'
+import { DELIVERY_SECONDS, deliverDue } from './webhooks.ts'
 
 /** What every step works with. */
 export interface WorkContext {
   /** A client with a secret key. */
   db: SupabaseClient
   settings: WorkerSettings
+  /** How webhooks are sent. */
+  sockets: Sockets
   /** The name of this worker, as claims record it. */
   worker: string
   /** How long the agent may take for one answer. */
@@ -23,8 +27,8 @@ export interface WorkContext {
 interface Step {
   /** The longest one step takes, in seconds. */
   longest_s(context: WorkContext): number
-  /** False: nothing is due. */
-  run(context: WorkContext): Promise<boolean>
+  /** False: nothing is due. A step that works on several pieces at a time asks before each but the first: may it begin? */
+  run(context: WorkContext, may_begin: () => boolean): Promise<boolean>
 }
 
 const STEPS: Partial<Record<Lane, Step>> = {
@@ -35,6 +39,7 @@ const STEPS: Partial<Record<Lane, Step>> = {
       (await reconcile({ db, settings }, worker)).checked > 0,
   },
   processing: { longest_s: processingSeconds, run: processNext },
+  webhooks: { longest_s: () => DELIVERY_SECONDS, run: deliverDue },
 }
 
 /** The lanes that have work in this version. */
@@ -53,8 +58,8 @@ export async function runLane(
   if (lane === 'prompts') return runExecutions(context, until, signal)
   const step = STEPS[lane]
   if (step === undefined) return 0
+  const may_begin = () => !signal?.aborted && Date.now() + step.longest_s(context) * 1000 <= until
   for (let steps = 0; ; steps++) {
-    if (signal?.aborted || Date.now() + step.longest_s(context) * 1000 > until) return steps
-    if (!(await step.run(context))) return steps
+    if (!may_begin() || !(await step.run(context, may_begin))) return steps
   }
 }

@@ -6,6 +6,7 @@ import { createClient } from '@supabase/supabase-js'
 import type { Lane } from '../contract/work.ts'
 import { runLane, WORKING_LANES, type WorkContext } from './lanes.ts'
 import { errorFields, log } from './log.ts'
+import { node_sockets } from './node_sockets.ts'
 import { workerSettings } from './settings.ts'
 
 // npm run worker: the lanes of the work function as a process, without its time limits. Any number may run.
@@ -60,8 +61,14 @@ async function main(): Promise<void> {
   const given: Record<string, string> = { SUPABASE_URL: url, ...(local ? { AGENT_BUILT_IN: '1' } : {}) }
   const settings = workerSettings((name) => given[name] ?? process.env[name])
   const db = createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } })
-  const worker = `${hostname()}:${process.pid}`
-  const context = { db, settings, worker, agent_timeout_s: 120, linger_ms: 0 }
+  const context = {
+    db,
+    settings,
+    sockets: node_sockets,
+    worker: `${hostname()}:${process.pid}`,
+    agent_timeout_s: 120,
+    linger_ms: 0,
+  }
   const stop = new AbortController()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {

@@ -31,6 +31,8 @@ export interface WorkerSettings {
   prompt_agent: AgentSettings | 'built_in'
   /** Where bots report, known to the world. */
   callback_url: string
+  /** Webhooks may go to private hosts and over plain http: local development only. */
+  webhooks_allow_private: boolean
 }
 
 const Count = z.coerce.number().int().positive()
@@ -45,6 +47,7 @@ export function workerSettings(read: ReadEnv): WorkerSettings {
     agent,
     prompt_agent: agent ?? (read('AGENT_BUILT_IN') === '1' ? 'built_in' : agentAt(read, localAgent(8080))),
     callback_url: `${url.replace(/\/+$/, '')}/functions/v1/callback`,
+    webhooks_allow_private: read('WEBHOOKS_ALLOW_PRIVATE') === '1',
   }
 }
 

@@ -8,19 +8,24 @@ begin
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where n.nspname = 'public'
     and c.relname in (
-      'status_events', 'status_rejections', 'error_codes', 'transcript_chunks',
+      'status_events', 'status_rejections', 'error_codes', 'transcript_chunks', 'webhook_endpoints', 'webhook_deliveries',
       'task_flows', 'flow_executions', 'flow_prompt_results'
     );
 
-  if taken is null
-    and to_regclass('public.workflow_threads') is not null
-    and (
-      select count(*) from pg_catalog.pg_attribute
-      where attrelid = to_regclass('public.workflow_threads') and not attisdropped
-        and attname in ('workflow_thread_id', 'room_name', 'bot_id', 'meeting_status', 'created_at', 'updated_at')
-    ) < 6
-  then
-    taken := 'public.workflow_threads';
+  -- Two tables may be there: those of old code, whose columns tell them.
+  if taken is null then
+    select string_agg('public.' || legacy.name, ', ' order by legacy.name) into taken
+    from (values
+      ('workflow_threads', '{workflow_thread_id,room_name,bot_id,meeting_status,created_at,updated_at}'::text[]),
+      ('bot_sessions', '{bot_id,room_url,room_name,status,started_at}')
+    ) legacy (name, columns)
+    join pg_catalog.pg_class c on c.oid = to_regclass('public.' || legacy.name)
+    where c.relkind not in ('r', 'p')
+      or (
+        select count(*) from pg_catalog.pg_attribute a
+        where a.attrelid = c.oid and not a.attisdropped and a.attname = any (legacy.columns)
+          and (legacy.name <> 'bot_sessions' or a.attname <> 'bot_id' or a.atttypid = 'uuid'::regtype)
+      ) < cardinality(legacy.columns);
   end if;
 
   if taken is not null then

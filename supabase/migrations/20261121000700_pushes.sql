@@ -103,7 +103,8 @@ create index hints_pending on lifecycle.hints (topic) where pending;
 
 create function lifecycle.record(
   machine text, subject_id uuid, owner_id uuid, seq int, version int, from_status text, to_status text,
-  at timestamptz, topic text, error_stage text, error_code text, error_message text, shown jsonb
+  at timestamptz, topic text, error_stage text, error_code text, error_message text, shown jsonb,
+  webhook_url text default null
 )
 returns void
 language plpgsql
@@ -111,9 +112,9 @@ set search_path = ''
 as $$
 declare
   because jsonb := nullif(current_setting('rollcall.because', true), '')::jsonb;
-  event_id bigint;
+  event public.status_events;
 begin
-  insert into public.status_events (
+  insert into public.status_events as e (
     machine, subject_id, owner_id, seq, from_status, to_status, source, reason,
     error_stage, error_code, error_message, details, implied, occurred_at, created_at
   )
@@ -123,22 +124,25 @@ begin
     error_stage, error_code, error_message, nullif(because -> 'details', 'null'),
     coalesce(because -> 'implied' ? machine, false), (because ->> 'occurred_at')::timestamptz, at
   )
-  returning id into event_id;
+  returning e.* into event;
 
   if (select s.push from lifecycle.settings s) then
     perform realtime.send(
       jsonb_build_object(
-        'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
+        'event_id', event.id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
         'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
       ) || shown,
       'status_changed', topic, true
     );
     perform lifecycle.hint_owner(owner_id);
   end if;
+  if owner_id is not null then
+    perform lifecycle.queue_webhooks(event, shown, webhook_url);
+  end if;
 end;
 $$;
 comment on function lifecycle.record is
-  'Writes one transition into the history, with what lifecycle.because() said of it, and pushes it to the subject''s topic. Called by guards only. shown: what the push carries beside the transition.';
+  'Writes one transition into the history, with what lifecycle.because() said of it, pushes it to the subject''s topic and queues its webhooks. Called by guards only. shown: what the push carries beside the transition. webhook_url: where the run itself wants its webhooks, instead of the owner''s endpoints.';
 
 alter table lifecycle.hints enable row level security;
 revoke all on lifecycle.hints from public, anon, authenticated, service_role;
@@ -146,5 +150,5 @@ revoke execute on function
   lifecycle.hint(text, interval),
   lifecycle.hint_owner(uuid),
   lifecycle.flush_hints(),
-  lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb)
+  lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb, text)
 from public, anon, authenticated, service_role;

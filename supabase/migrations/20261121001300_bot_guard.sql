@@ -34,6 +34,10 @@ begin
     return thread.bot_status_updated_at + settings.machine_silent_limit;
   end if;
   if thread.meeting_status = 'active' then
+    -- A bot of old code: no heartbeat was ever promised.
+    if thread.owner_id is null then
+      return thread.bot_started_at + interval '4 h';
+    end if;
     if jsonb_typeof(thread.bot_config -> 'max_duration_s') = 'number' then
       max_duration := greatest(1, least((thread.bot_config ->> 'max_duration_s')::numeric, 31536000));
     end if;
@@ -91,6 +95,13 @@ declare
   -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
   repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
+  -- Set by what adopts bots of old code alone; it writes their history itself.
+  if current_setting('rollcall.adopting', true) in ('yes', 'once') then
+    if current_setting('rollcall.adopting') = 'once' then
+      perform set_config('rollcall.adopting', '', true);
+    end if;
+    return new;
+  end if;
   if tg_op = 'INSERT' then
     if new.bot_status is null and new.meeting_status is null then
       return new;
@@ -172,12 +183,12 @@ begin
   if new.meeting_status is distinct from meeting_from then
     perform lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq, new.version,
       meeting_from::text, new.meeting_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   if new.bot_status is distinct from bot_from then
     perform lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
       bot_from::text, new.bot_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   perform set_config('rollcall.because', '', true);
   return new;

@@ -70,7 +70,7 @@ begin
       end, false),
     'allowed_actions', to_jsonb(array_remove(array[
       case when lifecycle.is_open(thread.meeting_status) and thread.stop_requested_at is null then 'stop' end,
-      case when not lifecycle.is_open(thread.bot_status) then 'retry' end
+      case when not lifecycle.is_open(thread.bot_status) and thread.owner_id is not null then 'retry' end
     ], null))
   );
 end;
@@ -134,10 +134,12 @@ begin
   else
     select * into thread from public.workflow_threads t
     where t.platform = private.to_platform(get_bot.platform) and t.native_meeting_id = get_bot.native_meeting_id
+      and t.bot_status is not null
       and (get_bot.owner_id is null or t.owner_id = get_bot.owner_id)
     order by t.created_at desc, t.workflow_thread_id limit 1;
   end if;
-  if thread.workflow_thread_id is null then
+  -- A thread that never had a bot is none.
+  if thread.bot_status is null then
     return null;
   end if;
   return private.bot_json(thread)

@@ -1,5 +1,27 @@
 -- Deadlines: whatever waits for a machine too long is ended here, through the same moves as everyone else's.
 
+create function private.abandon_legacy_bot(thread public.workflow_threads)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  ended boolean;
+begin
+  -- As long as nothing carries its changes over, bot_sessions may know better. Dynamic: most projects have none.
+  if to_regclass('public.bot_sessions') is not null then
+    execute $q$
+      select not lifecycle.is_open((private.carry_session_status($1, b.status, b.completed_at, b.error)).bot_status)
+      from public.bot_sessions b where b.bot_id = $1.bot_id and private.legacy_bot_status(b.status) <> 'running'
+    $q$ into ended using thread;
+  end if;
+  if not coalesce(ended, false) then
+    perform private.fail_bot(thread, 'LEGACY_ABANDONED', 'The bot was started by old code and never ended.');
+  end if;
+end;
+$$;
+comment on function private.abandon_legacy_bot is 'A bot of old code is past its deadline: it ends as its session did, or as abandoned.';
+
 create function private.expire_bot(thread public.workflow_threads)
 returns boolean
 language plpgsql
@@ -40,6 +62,8 @@ begin
     when thread.meeting_status = 'stopping' then
       perform private.fail_bot(thread, 'TEARDOWN_UNCONFIRMED', 'No worker could destroy the machine of the bot.',
         jsonb_build_object('attempts', thread.teardowns));
+    when thread.owner_id is null then
+      perform private.abandon_legacy_bot(thread);
     -- Active, which has two limits.
     when deadline = private.bot_silent_until(thread) then
       perform private.fail_bot(thread, 'HEARTBEAT_LOST', 'Nothing was heard of the bot for too long.',
@@ -131,5 +155,5 @@ comment on function lifecycle.sweep is
   'Ends what is past its deadline, at most max_rows runs: { checked, changed, errors }. Two at once do nothing twice, and one failing row never stops the others.';
 
 revoke execute on function
-  private.expire_bot(public.workflow_threads), lifecycle.note_sweep(), lifecycle.sweep(int)
+  private.abandon_legacy_bot(public.workflow_threads), private.expire_bot(public.workflow_threads), lifecycle.note_sweep(), lifecycle.sweep(int)
 from public, anon, authenticated, service_role;

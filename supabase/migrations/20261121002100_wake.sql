@@ -36,6 +36,10 @@ begin
         and (e.not_before is null or e.not_before <= moment)
     );
     select count(*) into leases from public.flow_executions e where e.status = 'running' and e.lease_expires_at > moment;
+  elsif lane = 'webhooks' then
+    due := private.next_webhook(moment) is not null;
+    select count(*) into leases from public.webhook_deliveries d
+    where d.lease_token is not null and d.next_attempt_at > moment;
   end if;
 end;
 $$;

@@ -37,6 +37,7 @@ begin
   get diagnostics receipts = row_count;
   delete from private.callback_receipts r where r.created_at < moment - settings.receipt_retention;
   get diagnostics callbacks = row_count;
+  delete from public.webhook_deliveries d where d.created_at < horizon and d.state <> 'pending';
   delete from public.transcript_chunks c using public.workflow_threads t
   where t.bot_id = c.bot_id and t.bot_completed_at < horizon;
   update public.workflow_threads t set transcript = null
@@ -50,7 +51,7 @@ begin
 end;
 $$;
 comment on function lifecycle.prune is
-  'Erases the history of runs that ended longer ago than older_than (default: settings.history_retention), whole subjects only, and bounds rejections, receipts, transcripts and the cron log. Returns counts.';
+  'Erases the history of runs that ended longer ago than older_than (default: settings.history_retention), whole subjects only, and bounds rejections, webhook deliveries, receipts, transcripts and the cron log. Returns counts.';
 
 create function lifecycle.forget_owner(owner_id uuid)
 returns jsonb
@@ -75,6 +76,9 @@ begin
   get diagnostics events = row_count;
   delete from public.status_rejections r where r.owner_id = forget_owner.owner_id;
   delete from private.idempotency_receipts r where r.owner_id = forget_owner.owner_id;
+  delete from public.webhook_endpoints e where e.owner_id = forget_owner.owner_id;
+  delete from public.webhook_deliveries d where d.owner_id = forget_owner.owner_id;
+  delete from private.webhook_secrets s where s.owner_id = forget_owner.owner_id;
   delete from lifecycle.hints h where h.topic = 'owner:' || forget_owner.owner_id;
   perform set_config('rollcall.erasing', '', true);
   return jsonb_build_object('bots', bots, 'executions', executions, 'events', events);

@@ -37,6 +37,7 @@ declare
   swept_at timestamptz := (select w.swept_at from lifecycle.watermarks w);
   missing text;
   idle text;
+  dead text;
   oldest interval;
   checks jsonb := '[]';
 begin
@@ -73,6 +74,14 @@ begin
     'ok', to_regclass('realtime.messages_' || to_char(moment at time zone 'utc', 'YYYY_MM_DD')) is not null,
     'detail', 'realtime.messages of ' || to_char(moment at time zone 'utc', 'YYYY-MM-DD'),
     'cure', 'Pushes are lost until Realtime makes the partition: open any channel once, or restart Realtime.');
+
+  select string_agg(format('%s (owner %s)', e.id, e.owner_id), ', ' order by e.id) into dead
+  from public.webhook_endpoints e
+  where (e.enabled and e.failing_since < moment - interval '1 day')
+    or (e.disabled_reason is not null and e.disabled_at > moment - interval '1 day');
+  checks := checks || jsonb_build_object('check', 'webhooks', 'ok', dead is null,
+    'detail', coalesce('dead: ' || dead, 'no endpoint has been failing for a day'),
+    'cure', 'Their owners see why in webhook_deliveries: let the receiver answer 2xx, then enable the endpoint again.');
 
   select max(clock_timestamp() - a.xact_start) into oldest from pg_catalog.pg_stat_activity a
   where a.backend_xid is not null and a.datname = current_database();

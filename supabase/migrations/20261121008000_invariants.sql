@@ -60,6 +60,15 @@ create view public.invariant_violations with (security_invoker = true) as
     from public.flow_prompt_results r where r.execution_id = e.id
   ) r
   where r.answered <> e.current_prompt_index or r.last > e.current_prompt_index or r.stray > 0
+  union all
+  select 'webhook_is_not_what_happened', d.machine, d.subject_id, format('delivery %s tells of %s', d.id, d.type)
+  from public.webhook_deliveries d
+  join public.status_events e on e.subject_id = d.subject_id and e.machine = d.machine and e.id = d.event_id
+  where (d.owner_id, d.type) is distinct from (e.owner_id, e.machine || '.' || e.to_status)
+  union all
+  select 'webhook_of_another_owner', d.machine, d.subject_id, format('delivery %s goes to endpoint %s', d.id, p.id)
+  from public.webhook_deliveries d join public.webhook_endpoints p on p.id = d.endpoint_id
+  where d.owner_id <> p.owner_id
   ) v
   -- Users of the API see it only as operators; row level security shows those everything.
   where current_user not in ('anon', 'authenticated') or (select private.is_operator());

@@ -31,6 +31,10 @@ const callable: Record<string, readonly string[]> = {
     'public.list_bots',
     'public.machine_catalog',
     'public.status_changes',
+    'private.webhook_delivery_json',
+    'private.webhook_endpoint_json',
+    'public.list_webhook_deliveries',
+    'public.list_webhook_endpoints',
   ],
   service_role: [
     'lifecycle.allowed_from',
@@ -70,6 +74,17 @@ const callable: Record<string, readonly string[]> = {
     'public.save_workflow_thread_data',
     'public.status_changes',
     'public.update_bot_status',
+    'private.webhook_delivery_json',
+    'private.webhook_endpoint_json',
+    'public.claim_delivery',
+    'public.create_webhook_endpoint',
+    'public.delete_webhook_endpoint',
+    'public.list_webhook_deliveries',
+    'public.list_webhook_endpoints',
+    'public.record_delivery',
+    'public.resend_delivery',
+    'public.rotate_webhook_secret',
+    'public.update_webhook_endpoint',
   ],
 }
 
@@ -82,6 +97,8 @@ const own = [
   'public.status_events',
   'public.status_rejections',
   'public.transcript_chunks',
+  'public.webhook_deliveries',
+  'public.webhook_endpoints',
   'public.workflow_threads',
 ]
 const readable: Record<string, readonly string[]> = { anon: everyone, authenticated: own, service_role: own }

@@ -1,0 +1,20 @@
+/** The client of Rollcall: asks for bots, and never misses a transition of theirs. */
+export type {
+  Bots,
+  CallOptions,
+  GetOptions,
+  JoinOptions,
+  ListOptions,
+  WaitOptions,
+  WatchOptions,
+} from './client/bots.ts'
+export type { BotChange, Change } from './client/change.ts'
+export type { ChangesOptions, ChangeWithCursor } from './client/changes.ts'
+export type { Connection } from './client/connection.ts'
+export { RollcallError } from './client/errors.ts'
+export { createRollcall, type Rollcall, type RollcallOptions } from './client/rollcall.ts'
+export type { Bot, BotStatus, ContainerStatus, MeetingStatus } from './contract/bots.ts'
+export type { RunError } from './contract/errors.ts'
+export type { JoinInput, JoinResponse } from './contract/join.ts'
+export type { BotList } from './contract/status.ts'
+export type { StopResponse } from './contract/stop.ts'
