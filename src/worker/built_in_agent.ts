@@ -1,4 +1,5 @@
 import type { ChatAnswer, ChatMessage } from './chat.ts'
+import { pause } from './pause.ts'
 
 /** So that progress can be watched, in ms. */
 const THINKING_MS = 400
@@ -10,7 +11,7 @@ const MAX_QUOTE = 160
  * names it and repeats the beginning of the prompt.
  */
 export async function builtInAnswer(messages: ChatMessage[]): Promise<ChatAnswer> {
-  await new Promise((done) => setTimeout(done, THINKING_MS))
+  await pause(THINKING_MS)
   const prompts = messages.filter((message) => message.role === 'user')
   const prompt = (prompts.at(-1)?.content ?? '').replaceAll(/\s+/g, ' ').trim()
   const quote =

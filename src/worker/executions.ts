@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import { AgentError } from './agent_error.ts'
 import { builtInAnswer } from './built_in_agent.ts'
@@ -6,6 +5,7 @@ import { type ChatAnswer, chat } from './chat.ts'
 import { type FlowAgent, lastPairs, messagesFor, type Pair } from './conversation.ts'
 import type { WorkContext } from './lanes.ts'
 import { errorFields, log } from './log.ts'
+import { pause } from './pause.ts'
 import { callRpc, RpcError } from './rpc.ts'
 
 /** How many executions one worker has under way at a time: they wait for an agent, not for us. */
@@ -87,7 +87,7 @@ export async function runExecutions(
         continue
       }
       if (under_way.size === 0 && Date.now() >= (looking.get(context.worker) ?? 0)) break
-      await Promise.race([...under_way, sleep(LOOK_EVERY_MS)])
+      await Promise.race([...under_way, pause(LOOK_EVERY_MS)])
     }
   } finally {
     looking.delete(context.worker)
@@ -207,7 +207,7 @@ async function surely<T>(call: () => Promise<T>): Promise<T> {
     } catch (error) {
       const away = error instanceof RpcError && error.failure === 'unavailable'
       if (!away || Date.now() + wait_ms > give_up_at) throw error
-      await sleep(wait_ms)
+      await pause(wait_ms)
     }
   }
 }
