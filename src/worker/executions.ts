@@ -221,7 +221,8 @@ function problemOf(error: unknown): AgentError | null {
   return null
 }
 
-/** Cut off for time twice, a prompt is not asked a third time: it takes longer than this worker may wait. */
-function worthAnother(problem: AgentError, attempts: number): boolean {
-  return problem.passing && !(problem.code === 'AGENT_TIMEOUT' && attempts > 0)
+/** A prompt that we cut off for time twice is not asked a third time: it takes longer than this worker may wait. */
+function worthAnother({ code, status, passing }: AgentError, attempts: number): boolean {
+  const cut_off = code === 'AGENT_TIMEOUT' && status === null
+  return passing && !(cut_off && attempts > 0)
 }

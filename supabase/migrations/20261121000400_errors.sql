@@ -32,7 +32,7 @@ insert into public.error_codes (code, attribution, retryable, meaning, next_step
   ('CONNECTION_LOST', 'platform', true, 'The bot lost its connection to the room and could not get it back.', 'Try again.'),
   ('JOIN_ROOM_AUTH_FAILED', 'user', false, 'The room refused the bot''s credentials.', 'Check the passcode or the token of the meeting.'),
   ('AGENT_UNREACHABLE', 'system', true, 'The agent could not be reached.', 'Check AGENT_API_URL and that the agent runs.'),
-  ('AGENT_TIMEOUT', 'system', true, 'The agent did not answer in time.', 'Try again, or shorten the prompt.'),
+  ('AGENT_TIMEOUT', 'system', true, 'The agent did not answer in time.', 'Shorten the prompt, or run npm run worker, which waits longer, then try again.'),
   ('AGENT_RATE_LIMITED', 'platform', true, 'The agent takes no more requests for now.', 'Wait, then try again.'),
   ('AGENT_REFUSED', 'user', false, 'The agent refused the request.', 'Check AGENT_API_KEY, AGENT_MODEL and the prompt.'),
   ('AGENT_BAD_ANSWER', 'system', true, 'The agent''s answer could not be used.', 'Try again, or change the prompt.'),
