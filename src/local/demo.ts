@@ -7,6 +7,7 @@ import { styleText } from 'node:util'
 import { createClient, type SupabaseClient } from '@supabase/supabase-js'
 import type { Bot, BotEvent, Insights } from '../contract/bots.ts'
 import { localConfig } from './config.ts'
+import { runFlowDemo } from './flow_demo.ts'
 import { lockOwner } from './lock.ts'
 import { type Visitor, visit } from './room/visitor.ts'
 import type { StackFile } from './stack.ts'
@@ -36,8 +37,8 @@ const DEADLINE_MS = 60_000
 
 /**
  * Sends the reference bot to a fresh room where two scripted people talk, and prints each transition as it
- * arrives over Realtime, then the questions, answers and insights.
- * @throws when the bot does not end completed.
+ * arrives over Realtime, then the questions, answers and insights; then a flow of three prompts, as it is answered.
+ * @throws when the bot or the flow does not end completed.
  */
 export async function runDemo(stack: DemoStack, print: (line: string) => void): Promise<void> {
   const deadline = AbortSignal.timeout(DEADLINE_MS)
@@ -75,8 +76,9 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
       )
     }
     printResults(ended, print)
+    await runFlowDemo({ client, call, print, deadline })
   } catch (error) {
-    if (deadline.aborted) throw new Error(`The bot was not completed within ${DEADLINE_MS / 1000} s.`)
+    if (deadline.aborted) throw new Error(`The demo was not over within ${DEADLINE_MS / 1000} s.`)
     throw error
   } finally {
     over.abort()
