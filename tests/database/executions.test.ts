@@ -280,7 +280,10 @@ describe('a lease', () => {
     for (let n = 0; n < 6; n++) await running(clock.sql, ['a'], { owner_id: crowd })
     await clock.advance(1)
     const others = [randomUUID(), randomUUID()]
-    for (const owner_id of others) await running(clock.sql, ['a'], { owner_id })
+    for (const owner_id of others) {
+      await running(clock.sql, ['a'], { owner_id })
+      await clock.advance(1)
+    }
     const owners: unknown[] = []
     for (let n = 0; n < 8; n++) owners.push((await executionOf(clock.sql, await claim())).owner_id)
     expect(owners).toEqual([crowd, ...others, crowd, crowd, crowd, crowd, crowd])
