@@ -22,7 +22,8 @@ export async function callFunction<T>(
   signal?.throwIfAborted()
   const search = new URLSearchParams()
   for (const [key, value] of Object.entries(query)) if (value !== undefined) search.set(key, String(value))
-  const { data, error } = await supabase.functions.invoke<T>(search.size === 0 ? name : `${name}?${search}`, {
+  const path = [name, search.toString()].filter((part) => part !== '').join('?')
+  const { data, error } = await supabase.functions.invoke<T>(path, {
     method,
     headers,
     ...(body && { body }),

@@ -44,7 +44,7 @@ export class Hub {
   #left: Promise<unknown> = Promise.resolve()
   #channel_timer: ReturnType<typeof setTimeout> | undefined
   #channel_failures = 0
-  #joined_at = 0
+  #joined_at: number | undefined
 
   #read_timer: ReturnType<typeof setTimeout> | undefined
   #read_at = Number.POSITIVE_INFINITY
@@ -122,6 +122,8 @@ export class Hub {
       }),
     )
     void this.#connect(life)
+    // Should that take long, a poll is better than nothing.
+    this.#ask(now() + 2000)
   }
 
   #finish(): void {
@@ -183,6 +185,7 @@ export class Hub {
   }
 
   #join(topic: string, life: Life): () => Promise<void> {
+    this.#joined_at = undefined
     return joinChannel(this.#supabase, topic, {
       hint: (hint) => this.#heard(hint),
       joined: () => {
@@ -201,7 +204,8 @@ export class Hub {
       },
       closed: () => {
         this.#deaf()
-        if (now() - this.#joined_at > 10_000) this.#channel_failures = 0
+        // A channel that lasted has put right what was wrong before.
+        if (this.#joined_at !== undefined && now() - this.#joined_at > 10_000) this.#channel_failures = 0
         this.#connectLater(life)
       },
     })
@@ -379,14 +383,13 @@ export class Hub {
 
   #failed(error: unknown, life: Life): void {
     const status = error instanceof RollcallError ? error.status : 0
-    if (status === 401 && this.#owner_id === undefined) {
-      // Signed out, or a token that has run out: the session knows.
-      this.#connectLater(life)
-    } else if (status === 400 || status === 404) {
-      // Asking again would not help: the project has no such table, say.
+    if (status === 400 || status === 404 || (status === 401 && this.#owner_id !== undefined)) {
+      // Asking again would not help: the project has no such table, say, or does not know the key.
       this.#failReaders(error as RollcallError)
       return
     }
+    // Signed out, or a token that has run out: the session knows.
+    if (status === 401) this.#connectLater(life)
     this.#reachable = status !== 0 && isOnline()
     this.#judge()
     this.#read_failures += 1

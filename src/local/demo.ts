@@ -5,7 +5,9 @@ import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { styleText } from 'node:util'
 import { createClient, type SupabaseClient } from '@supabase/supabase-js'
-import type { Bot, BotEvent, Insights } from '../contract/bots.ts'
+import type { Bot, Insights } from '../contract/bots.ts'
+import type { JoinResponse } from '../contract/join.ts'
+import { createRollcall, type Rollcall } from '../index.ts'
 import { localConfig } from './config.ts'
 import { runFlowDemo } from './flow_demo.ts'
 import { lockOwner } from './lock.ts'
@@ -14,7 +16,7 @@ import type { StackFile } from './stack.ts'
 import { StartError } from './start_error.ts'
 
 /** What the demo needs to know of a stack. */
-export type DemoStack = Pick<StackFile, 'api_url' | 'functions_url' | 'publishable_key' | 'room_url'>
+export type DemoStack = Pick<StackFile, 'api_url' | 'publishable_key' | 'room_url'>
 
 const demo_user = { email: 'demo@rollcall.local', password: 'rollcall-demo' }
 const bot_name = 'Scribe'
@@ -47,27 +49,22 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
   const room_url = `${stack.room_url}/${room_id}`
   const client = createClient(stack.api_url, stack.publishable_key, { auth: { persistSession: false } })
   try {
-    const access_token = await signIn(client)
+    await signIn(client)
     print(styleText('bold', `Demo: ${bot_name} takes notes of a meeting`))
     print(styleText('dim', `  ${demo_user.email} asks for the bot; come along at ${room_url}`))
     print('')
 
     const ada = await visit(room_url, 'Ada')
-    const call = functionsCaller(stack, access_token)
-    const bot = await call<Bot>('join', {
+    const rollcall = createRollcall(client)
+    const bot = await rollcall.bots.join({
       platform: 'room',
       native_meeting_id: room_id,
       bot_name,
       bot_config: { alone_after_s: 30 },
     })
-    const watched = watch(
-      client,
-      () => call<Bot>(`status?bot_id=${bot.bot_id}&include=events`),
-      bot,
-      print,
-      deadline,
-    )
-    const meeting = holdMeeting(ada, room_url, print, AbortSignal.any([deadline, over.signal]))
+    const signal = AbortSignal.any([deadline, over.signal])
+    const watched = watch(rollcall, bot, print, signal)
+    const meeting = holdMeeting(ada, room_url, print, signal)
     const ended = await Promise.race([watched, meeting.then(() => watched)])
     if (ended.status !== 'completed') {
       const { error } = ended
@@ -82,97 +79,32 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
     throw error
   } finally {
     over.abort()
-    await client.removeAllChannels()
-    await client.realtime.disconnect()
+    await client.auth.stopAutoRefresh()
   }
 }
 
-/** Signs the demo user in, and up the first time. Answers the access token. */
-async function signIn(client: SupabaseClient): Promise<string> {
+/** Signs the demo user in, and up the first time. */
+async function signIn(client: SupabaseClient): Promise<void> {
   const known = await client.auth.signInWithPassword(demo_user)
   const { data, error } = known.error ? await client.auth.signUp(demo_user) : known
   if (!data.session) throw new Error(`The demo user can not sign in: ${(error ?? known.error)?.message}`)
-  return data.session.access_token
 }
 
-type Call = <T>(path: string, body?: object) => Promise<T>
-
-function functionsCaller(stack: DemoStack, access_token: string): Call {
-  return async <T>(path: string, body?: object) => {
-    const response = await fetch(`${stack.functions_url}/${path}`, {
-      method: body ? 'POST' : 'GET',
-      headers: {
-        apikey: stack.publishable_key,
-        authorization: `Bearer ${access_token}`,
-        'content-type': 'application/json',
-      },
-      body: body ? JSON.stringify(body) : null,
-    })
-    const answer = (await response.json()) as T & { code?: string; message?: string }
-    if (response.ok) return answer
-    const [name] = path.split('?')
-    throw new Error(`${name} answers ${response.status} ${answer.code ?? ''}: ${answer.message ?? ''}`)
-  }
-}
-
-type Transition = Pick<BotEvent, 'id' | 'machine' | 'seq' | 'from_status' | 'to_status' | 'implied'>
-
-/**
- * Prints every transition once, in order: as it is pushed, or from the history where a push is missing.
- * Resolves with the bot once it has ended.
- */
+/** Prints every transition once, in order. Resolves with the bot once it has ended. */
 async function watch(
-  client: SupabaseClient,
-  read: () => Promise<Bot>,
-  bot: Bot,
+  { bots }: Rollcall,
+  { bot_id, created_at }: JoinResponse,
   print: (line: string) => void,
-  deadline: AbortSignal,
+  signal: AbortSignal,
 ): Promise<Bot> {
-  const started_at = Date.parse(bot.created_at)
-  const last_seq: Record<string, number> = {}
-  const show = ({ machine, seq, from_status, to_status, implied }: Transition, at: string) => {
-    if (seq <= (last_seq[machine] ?? 0)) return
-    last_seq[machine] = seq
+  const started_at = Date.parse(created_at)
+  for await (const { machine, from, to, at, implied } of bots.watch(bot_id, { signal })) {
     const seconds = Math.max(0, (Date.parse(at) - started_at) / 1000).toFixed(2)
-    const move = from_status === null ? to_status : `${from_status} → ${to_status}`
+    const move = from === null ? to : `${from} → ${to}`
     const note = implied ? styleText('dim', ' (implied)') : ''
-    print(
-      `${styleText('dim', seconds.padStart(7))}  ${machine.padEnd(8)} ${coloured(to_status, move)}${note}`,
-    )
+    print(`${styleText('dim', seconds.padStart(7))}  ${machine.padEnd(8)} ${coloured(to, move)}${note}`)
   }
-  const catchUp = async () => {
-    const now = await read()
-    for (const event of now.events ?? []) show(event, event.created_at)
-    return now
-  }
-
-  let pushed = Promise.withResolvers<void>()
-  await client.realtime.setAuth()
-  client
-    .channel(bot.topic, { config: { private: true } })
-    .on('broadcast', { event: 'status_changed' }, ({ payload }) => {
-      const hint = payload as {
-        machine: string
-        seq: number
-        from: string | null
-        to: string
-        at: string
-        event_id: number
-      }
-      if (hint.seq === (last_seq[hint.machine] ?? 0) + 1) {
-        const move = { id: hint.event_id, from_status: hint.from, to_status: hint.to, implied: false }
-        show({ ...move, machine: hint.machine, seq: hint.seq }, hint.at)
-      }
-      pushed.resolve()
-    })
-    .subscribe(() => pushed.resolve())
-  for (;;) {
-    deadline.throwIfAborted()
-    const now = await catchUp()
-    if (now.status === 'completed' || now.status === 'failed') return now
-    await Promise.race([pushed.promise, pause(2_000)])
-    pushed = Promise.withResolvers()
-  }
+  return bots.get(bot_id, { signal })
 }
 
 /** Ada lets Grace and the bot in, they talk, and Ada ends the meeting; the signal ends it early. */

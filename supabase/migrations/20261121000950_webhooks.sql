@@ -77,7 +77,8 @@ create table public.webhook_deliveries (
 create index webhook_deliveries_by_owner on public.webhook_deliveries (owner_id, created_at desc, id);
 create index webhook_deliveries_by_endpoint on public.webhook_deliveries (endpoint_id, created_at desc, id) where endpoint_id is not null;
 create index webhook_deliveries_by_subject on public.webhook_deliveries (subject_id);
-create index webhook_deliveries_due on public.webhook_deliveries (owner_id, next_attempt_at, event_id) where state = 'pending';
+create index webhook_deliveries_due on public.webhook_deliveries (next_attempt_at, event_id) where state = 'pending';
+create index webhook_deliveries_due_by_owner on public.webhook_deliveries (owner_id, next_attempt_at, event_id) where state = 'pending';
 create index webhook_deliveries_waiting on public.webhook_deliveries (destination, subject_id, event_id) where state = 'pending';
 create index webhook_deliveries_leased on public.webhook_deliveries (next_attempt_at) where lease_token is not null;
 create index webhook_deliveries_incomplete on public.webhook_deliveries (subject_id) where not payload_complete;
@@ -145,7 +146,9 @@ begin
     select event.id, e.id, event.owner_id, event.machine, event.subject_id, type, payload,
       event.created_at, event.created_at
     from public.webhook_endpoints e
-    where e.owner_id = event.owner_id and e.enabled and e.events && array['*', event.machine || '.*', type];
+    where e.owner_id = event.owner_id and e.enabled and e.events && array['*', event.machine || '.*', type]
+    -- One that is being deleted is gone when it comes to it: no transition fails for a webhook.
+    for key share;
   end if;
   perform lifecycle.wake_lane('webhooks');
 end;

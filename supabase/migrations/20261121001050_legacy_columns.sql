@@ -1,5 +1,6 @@
--- Projects with the tables of old code: makes room for columns of the same names and other types, and mends what
--- would break a check of the next migration. Where there never was old code nothing of this file remains.
+-- Projects with the tables of old code: makes room for columns of the same names and other types, gives every thread
+-- a bot_id that is a uuid, and mends what would break a check of the next migration. Where there never was old code
+-- nothing of this file remains.
 -- plpgsql where SQL would do: a SQL function with a search_path is planned anew for every row.
 
 create function private.legacy_metadata(metadata jsonb)
@@ -120,16 +121,42 @@ begin
     execute format('drop policy %I on public.%I', old_policy.policyname, old_policy.tablename);
   end loop;
 
-  paused := private.pause_triggers();
-  update public.workflow_threads t
-  set bot_config = null,
-    metadata = private.keep_legacy(t.metadata, jsonb_build_object('workflow_threads.bot_config', t.bot_config),
-      '["bot_config is over 64 KB: kept in legacy_values."]')
-  where octet_length(t.bot_config::text) > 65536;
-  perform private.resume_triggers(paused);
-
   alter table public.workflow_threads rename column bot_id to legacy_bot_id;
   alter table public.workflow_threads rename column meeting_status to legacy_meeting_status;
   alter table public.workflow_threads alter column room_name drop not null;
+  -- A default now would write every row anew, transcripts and all.
+  alter table public.workflow_threads add column bot_id uuid;
+
+  paused := private.pause_triggers();
+  -- Ids that are uuids become the uuid; of duplicates the newest keeps it.
+  update public.workflow_threads t
+  set bot_id = coalesce(k.uuid, gen_random_uuid()),
+    bot_config = case when k.fits then t.bot_config end,
+    metadata = case when k.uuid is null and k.said <> '' or not k.fits then
+      private.keep_legacy(
+        private.legacy_metadata(t.metadata)
+          || case when k.uuid is null and k.said <> '' then jsonb_build_object('legacy_bot_id', k.said) else '{}' end,
+        case when not k.fits then jsonb_build_object('workflow_threads.bot_config', t.bot_config) end,
+        case when not k.fits then '["bot_config is over 64 KB: kept in legacy_values."]'::jsonb end)
+      else t.metadata end
+  from (
+    select s.workflow_thread_id, s.said, s.fits, case
+      when s.uuid is not null
+        and row_number() over (partition by s.uuid order by s.created_at desc, s.workflow_thread_id desc) = 1
+      then s.uuid end as uuid
+    from (
+      select w.workflow_thread_id, w.created_at, btrim(w.legacy_bot_id::text) as said,
+        coalesce(octet_length(w.bot_config::text) <= 65536, true) as fits,
+        case when btrim(w.legacy_bot_id::text) ~* '^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$'
+          then btrim(w.legacy_bot_id::text)::uuid end as uuid
+      from public.workflow_threads w
+    ) s
+  ) k
+  where t.workflow_thread_id = k.workflow_thread_id;
+  perform private.resume_triggers(paused);
+  alter table public.workflow_threads
+    alter column bot_id set default gen_random_uuid(),
+    alter column bot_id set not null,
+    add unique (bot_id);
 end;
 $$;

@@ -32,7 +32,7 @@ comment on function lifecycle.is_attending(public.meeting_status) is 'Is the bot
 
 alter table public.workflow_threads
   alter column workflow_thread_id set default gen_random_uuid()::text,
-  add column bot_id uuid not null default gen_random_uuid() unique,
+  add column if not exists bot_id uuid not null default gen_random_uuid() unique,
   add column owner_id uuid,
   add column retry_of text references public.workflow_threads on delete set null,
   add column platform public.meeting_platform,

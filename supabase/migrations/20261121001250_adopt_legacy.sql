@@ -359,29 +359,6 @@ begin
     end if;
     paused := private.pause_triggers();
 
-    -- Ids that are uuids become the uuid, of duplicates the newest keeps it.
-    update public.workflow_threads t
-    set bot_id = coalesce(k.uuid, t.bot_id),
-      metadata = case
-        when k.uuid is null and k.said <> '' then private.legacy_metadata(t.metadata) || jsonb_build_object('legacy_bot_id', k.said)
-        else t.metadata end,
-      meeting_url = t.room_url,
-      transcript = private.one_utterance(t.transcript_text)
-    from (
-      select s.workflow_thread_id, s.said, case
-        when s.uuid is not null
-          and row_number() over (partition by s.uuid order by s.created_at desc, s.workflow_thread_id desc) = 1
-        then s.uuid end as uuid
-      from (
-        select w.workflow_thread_id, w.created_at, btrim(w.legacy_bot_id::text) as said, case
-          when btrim(w.legacy_bot_id::text) ~* '^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$' then w.legacy_bot_id::text::uuid
-        end as uuid
-        from public.workflow_threads w
-      ) s
-    ) k
-    where t.workflow_thread_id = k.workflow_thread_id
-      and (k.said <> '' or t.room_url is not null or t.transcript_text is not null);
-
     -- What old code says of its bots: threads that had a bot but no session first, then the sessions.
     execute $view$
       create view private.legacy_bots as
@@ -403,6 +380,9 @@ begin
       comment on view private.legacy_bots is 'What old code says of its bots.';
       perform lifecycle.adopt();
     end if;
+    -- Where the session had no words, the thread's count.
+    update public.workflow_threads t set transcript = private.one_utterance(t.transcript_text)
+    where t.transcript is null and t.transcript_text is not null;
 
     perform private.resume_triggers(paused);
     alter table public.workflow_threads drop column legacy_bot_id;

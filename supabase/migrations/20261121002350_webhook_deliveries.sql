@@ -46,57 +46,85 @@ begin
     and p.proargtypes[0] = 'uuid'::regtype and p.pronargs - p.pronargdefaults <= 1
   limit 1;
   if parameter is not null then
-    execute 'select public.' || parameter into subject using subject_id;
+    begin
+      execute 'select public.' || parameter into subject using subject_id;
+    exception when others then
+      -- One run that can not be read must not stop the webhooks of all others: the event speaks for itself.
+      subject := null;
+    end;
   end if;
   return jsonb_build_object(noun, subject);
 end;
 $$;
 comment on function private.webhook_subject is 'The run of an event as its owner gets it, under its noun: bot, flow_execution or workflow.';
 
-create function private.next_webhook(moment timestamptz)
-returns uuid
-language sql
+create function private.waits_its_turn(delivery public.webhook_deliveries, moment timestamptz)
+returns boolean
+language plpgsql
 stable
 set search_path = ''
 as $$
-  with recursive
-  settings as (select s.webhook_patience as patience from lifecycle.settings s),
-  leased as (
-    select d.owner_id, d.destination from public.webhook_deliveries d
-    where d.lease_token is not null and d.next_attempt_at > moment
-  ),
-  busy as (select l.destination from leased l group by l.destination having count(*) >= 2),
-  -- From owner to owner along the index: it costs what owners wait, not what deliveries do.
-  owners (owner_id) as (
-    (select d.owner_id from public.webhook_deliveries d where d.state = 'pending' order by d.owner_id limit 1)
-    union all
-    select (
-      select d.owner_id from public.webhook_deliveries d
-      where d.state = 'pending' and d.owner_id > o.owner_id order by d.owner_id limit 1
-    ) from owners o where o.owner_id is not null
-  )
-  select due.id
-  from owners o, lateral (
-    select d.id, d.next_attempt_at, d.event_id
-    from public.webhook_deliveries d
-    where d.owner_id = o.owner_id and d.state = 'pending' and d.next_attempt_at <= moment
-      and not exists (select from busy b where b.destination = d.destination)
-      and not exists (
-        select from public.webhook_deliveries earlier, settings s
-        where earlier.state = 'pending' and earlier.destination = d.destination and earlier.subject_id = d.subject_id
-          and earlier.event_id < d.event_id
-          and (
-            -- Not tried yet, or just being sent: its turn is short. Being retried: for so long and no longer.
-            earlier.attempts = 0
-            or (earlier.lease_token is not null and earlier.next_attempt_at > moment)
-            or d.created_at + s.patience > moment
-          )
+begin
+  return exists (
+    select from public.webhook_deliveries earlier
+    where earlier.state = 'pending' and earlier.destination = delivery.destination
+      and earlier.subject_id = delivery.subject_id and earlier.event_id < delivery.event_id
+      and (
+        -- What was never tried is due before what came later, so it is chosen first anyway. Of the others one that
+        -- is just being sent takes no time; one that is retried is waited for so long and no longer.
+        (earlier.lease_token is not null and earlier.next_attempt_at > moment)
+        or delivery.created_at + (select s.webhook_patience from lifecycle.settings s) > moment
       )
+  );
+end;
+$$;
+comment on function private.waits_its_turn is 'Must an earlier event of the same run reach the same destination first?';
+
+create function private.next_webhook(moment timestamptz)
+returns uuid
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  under_way int;
+  owners uuid[];
+  busy uuid[];
+  chosen uuid;
+begin
+  select count(*), coalesce(array_agg(distinct d.owner_id), '{}') into under_way, owners
+  from public.webhook_deliveries d where d.lease_token is not null and d.next_attempt_at > moment;
+  if under_way >= 20 then
+    return null;
+  end if;
+  select coalesce(array_agg(two.destination), '{}') into busy from (
+    select d.destination from public.webhook_deliveries d
+    where d.lease_token is not null and d.next_attempt_at > moment
+    group by d.destination having count(*) >= 2
+  ) two;
+
+  -- An owner for whom nothing is under way comes first; few have something, so what is skipped is theirs alone.
+  select d.id into chosen from public.webhook_deliveries d
+  where d.state = 'pending' and d.next_attempt_at <= moment and d.owner_id <> all (owners)
+    and not private.waits_its_turn(d, moment)
+  order by d.next_attempt_at, d.event_id limit 1;
+  if chosen is not null then
+    return chosen;
+  end if;
+  select due.id into chosen
+  from unnest(owners) o (owner_id), lateral (
+    select d.id, d.next_attempt_at, d.event_id from public.webhook_deliveries d
+    where d.owner_id = o.owner_id and d.state = 'pending' and d.next_attempt_at <= moment
+      and d.destination <> all (busy) and not private.waits_its_turn(d, moment)
     order by d.next_attempt_at, d.event_id limit 1
   ) due
-  where (select count(*) from leased) < 20
-  order by (select count(*) from leased l where l.owner_id = o.owner_id), due.next_attempt_at, due.event_id
-  limit 1
+  order by (
+    select count(*) from public.webhook_deliveries live
+    where live.lease_token is not null and live.next_attempt_at > moment and live.owner_id = o.owner_id
+  ), due.next_attempt_at, due.event_id
+  limit 1;
+  return chosen;
+end;
 $$;
 comment on function private.next_webhook is
   'The delivery that is to be sent now: at most 20 are under way, two of them to one destination; owners with the fewest first, then the oldest.';
@@ -145,9 +173,11 @@ begin
   where d.id = delivery.id
   returning * into delivery;
 
-  insert into private.webhook_secrets (owner_id, endpoint_id, secret)
-  values (delivery.owner_id, delivery.endpoint_id, private.new_webhook_secret())
-  on conflict on constraint one_secret_each do nothing;
+  -- An endpoint was made with its secret; the owner's own is made when it first signs.
+  if delivery.endpoint_id is null then
+    insert into private.webhook_secrets (owner_id, secret) values (delivery.owner_id, private.new_webhook_secret())
+    on conflict on constraint one_secret_each do nothing;
+  end if;
   select * into secret from private.webhook_secrets s
   where s.owner_id = delivery.owner_id and s.endpoint_id is not distinct from delivery.endpoint_id;
   return jsonb_build_object(
@@ -347,7 +377,8 @@ comment on function public.list_webhook_deliveries is
   'The deliveries that the caller sees, newest first: { items, next_cursor }. With delivery_id the one, and its payload. max_rows: 1 to 200.';
 
 revoke execute on function
-  private.complete_webhooks(), private.webhook_subject(text, uuid), private.next_webhook(timestamptz),
+  private.complete_webhooks(), private.webhook_subject(text, uuid),
+  private.waits_its_turn(public.webhook_deliveries, timestamptz), private.next_webhook(timestamptz),
   private.webhook_delivery_json(public.webhook_deliveries),
   public.claim_delivery(text),
   public.record_delivery(uuid, uuid, int, text, double precision, boolean),

@@ -130,6 +130,68 @@ describe('the link', () => {
   })
 })
 
+describe('a read', () => {
+  test('that is older than its hint is repeated until it is not', async () => {
+    let is_stale = false
+    let stale = 0
+    const client = createClient(stack.api_url, stack.publishable_key, {
+      accessToken: async () => ada.access_token,
+      global: {
+        fetch: async (input, init) => {
+          if (!is_stale || !String(input).includes('status_events')) return fetch(input, init)
+          stale += 1
+          is_stale = stale < 2
+          // A replica that has not heard of it yet.
+          return new Response('[]', {
+            headers: { 'content-range': '*/0', 'content-type': 'application/json' },
+          })
+        },
+      },
+    })
+    const rollcall = createRollcall(client)
+    const link = linkOf(rollcall)
+    const bot = await playedBot(sql, ada.user_id)
+    const seen: string[] = []
+    const over = new AbortController()
+    const watching = (async () => {
+      for await (const { to } of rollcall.bots.watch(bot.bot_id, { signal: over.signal })) seen.push(to)
+    })()
+    await vi.waitFor(() => expect(link.at(-1)).toBe('live'), 10_000)
+    // Past the reads that follow the join.
+    await new Promise((resolve) => setTimeout(resolve, 2500))
+    is_stale = true
+    await step(sql, bot, 'joining')
+    const started = performance.now()
+    await vi.waitFor(() => expect(seen).toHaveLength(4), { interval: 5, timeout: 5000 })
+    expect(stale).toBe(2)
+    expect(performance.now() - started).toBeLessThan(900)
+    over.abort()
+    await expect(watching).rejects.toThrow()
+  })
+
+  test('asks for many runs in few requests, and for all that a page cuts off', async () => {
+    const user = await signUp(stack)
+    const bots = await Promise.all(Array.from({ length: 120 }, () => playedBot(sql, user.user_id)))
+    await Promise.all(bots.map((bot) => live(sql, bot)))
+    let requests = 0
+    const client = createClient(stack.api_url, stack.publishable_key, {
+      accessToken: async () => user.access_token,
+      global: {
+        fetch: (input, init) => {
+          requests += 1
+          // As a project does whose API gives no more than 100 rows.
+          return fetch(String(input).replace('limit=1000', 'limit=100'), init)
+        },
+      },
+    })
+    const rollcall = createRollcall(client)
+    const lives = await Promise.all(bots.map(({ bot_id }) => statuses(rollcall.bots.watch(bot_id))))
+    expect(new Set(lives.map((seen) => seen.length))).toEqual(new Set([9]))
+    // 1,080 events, 100 a page, of which the last run is read on.
+    expect(requests).toBeLessThan(16)
+  })
+})
+
 describe('letting go', () => {
   test('of 1,000 watches leaves no channel, timer, socket or listener', async () => {
     const user = await signUp(stack)

@@ -4,6 +4,7 @@ import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import {
   applyOptional,
   applyStep,
+  checkStep,
   countRows,
   createLegacyDatabase,
   fillLegacyTables,
@@ -47,8 +48,9 @@ describe('forty thousand rows of old code', () => {
     await database.owner.unsafe('analyze')
   }, 120_000)
 
-  test('no invariant is broken', async () => {
+  test('no invariant is broken, and the guide’s checks find nothing', async () => {
     expect(await violationsOf(database)).toEqual([])
+    expect(await checkStep(database, 2)).toEqual([])
   })
 
   test('no session and no thread is lost, and sessions are as they were', async () => {
@@ -366,6 +368,7 @@ describe('forty thousand rows of old code', () => {
     // Only of what the sweep gave up in the meantime.
     expect(changed.map((row) => row.status)).toEqual(changed.map(() => 'failed'))
     expect(await violationsOf(database)).toEqual([])
+    expect(await checkStep(database, 3)).toEqual([])
   }, 120_000)
 
   test('the cutover takes less than a minute, and the view shows what the table had', async () => {
@@ -406,6 +409,7 @@ describe('forty thousand rows of old code', () => {
     expect(columns[0]?.now).toEqual(columns[0]?.before)
     expect(columns[0]?.types).toBe(true)
     expect(await violationsOf(database)).toEqual([])
+    expect(await checkStep(database, 4)).toEqual([])
   }, 120_000)
 
   test('a room is still found by its name, from an index', async () => {

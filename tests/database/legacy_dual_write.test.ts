@@ -2,7 +2,14 @@ import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { botIn, report, requestBot, transcript } from '../support/bots.ts'
 import type { TestDatabase } from '../support/database.ts'
-import { applyOptional, applyStep, countRows, createLegacyDatabase, violationsOf } from '../support/legacy.ts'
+import {
+  applyOptional,
+  applyStep,
+  checkStep,
+  countRows,
+  createLegacyDatabase,
+  violationsOf,
+} from '../support/legacy.ts'
 import { rpc } from '../support/rpc.ts'
 
 describe('old code and Rollcall side by side', () => {
@@ -277,6 +284,35 @@ describe('old code and Rollcall side by side', () => {
     expect(await threadOf(bot.bot_id)).toMatchObject({ transcript })
   })
 
+  test('each change is written once in each table', async () => {
+    const bot_id = await startOldBot()
+    const bot = await botIn(database.owner, 'active')
+    await database.owner.unsafe(`
+      create table public.writes (of text);
+      create function public.note_write() returns trigger language plpgsql security definer as $$
+        begin insert into public.writes values (tg_table_name); return new; end $$;
+      create trigger note_write after insert or update on public.bot_sessions for each row execute function public.note_write();
+      create trigger note_write after insert or update on public.workflow_threads for each row execute function public.note_write()`)
+    try {
+      await old_code(
+        (sql) => sql`update public.bot_sessions set insights = '{"n": 1}' where bot_id = ${bot_id}`,
+      )
+      await rpc(database.owner, 'save_workflow_thread_data', {
+        workflow_thread_id: bot.workflow_thread_id,
+        data: { insights: { n: 2 } },
+      })
+      const writes =
+        await database.owner`select of, count(*)::int as n from public.writes group by 1 order by 1`
+      expect(writes).toEqual([
+        { of: 'bot_sessions', n: 2 },
+        { of: 'workflow_threads', n: 2 },
+      ])
+    } finally {
+      await database.owner`drop function public.note_write() cascade`
+      await database.owner`drop table public.writes`
+    }
+  })
+
   test('a heartbeat writes nothing into bot_sessions', async () => {
     const bot = await botIn(database.owner, 'active')
     const xmin = async () =>
@@ -519,7 +555,9 @@ describe('old code and Rollcall side by side', () => {
   test('after the cutover bot_sessions is read-only, for service_role alone; the way back keeps what came since', async () => {
     const old_bot = await startOldBot()
     const table_before = await database.owner`select * from public.bot_sessions order by bot_id`
+    expect(await checkStep(database, 3)).toEqual([])
     await applyStep(database.owner, 'cutover')
+    expect(await checkStep(database, 4)).toEqual([])
     expect(await countRows(database, 'public.bot_sessions')).toBeGreaterThanOrEqual(table_before.length)
     for (const statement of [
       "update public.bot_sessions set status = 'completed'",

@@ -152,6 +152,24 @@ describe('a transition', () => {
     await rpc(clock.sql, 'update_webhook_endpoint', { endpoint_id: endpoint.id, enabled: false })
     const late = await requestBot(clock.sql, { owner_id: endpoint.owner_id })
     expect(await deliveries(late)).toEqual([])
+    const other = await createEndpoint(endpoint.owner_id, ['meeting.requested'])
+    const later = await requestBot(clock.sql, { owner_id: endpoint.owner_id })
+    expect(await deliveries(later)).toMatchObject([{ endpoint_id: other.id }])
+  })
+
+  test('that meets an endpoint which is being deleted waits for that, and does not fail', async () => {
+    const { endpoint } = await one()
+    const deleting = database.connect('postgres', { max: 1 })
+    let requested: Promise<TestBot> | undefined
+    await deleting.begin(async (sql) => {
+      await rpc(sql, 'delete_webhook_endpoint', { endpoint_id: endpoint.id })
+      requested = requestBot(clock.sql, { owner_id: endpoint.owner_id })
+      await expect
+        .poll(() => database.superuser`select from pg_locks where not granted and locktype = 'transactionid'`)
+        .toHaveLength(1)
+    })
+    const bot = await requested
+    expect(bot && (await deliveries(bot))).toEqual([])
   })
 
   test("goes to the bot's own webhook_url alone where it has one, signed with the owner's own secret", async () => {
@@ -291,7 +309,10 @@ describe('the order', () => {
     await clock.advance(600)
     await report(clock.sql, bot, 'active')
     await clock.advance(600)
-    expect(await deliverAll()).toEqual([
+    const first = await claim()
+    expect(await claim()).toBeNull()
+    await record(first)
+    expect([first?.type, ...(await deliverAll())]).toEqual([
       'meeting.requested',
       'bot.pending',
       'meeting.joining',

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { WebhookDelivery, WebhookEndpoint } from '../../src/contract/webhooks.ts'
 import { startFaultMachines } from '../support/fault_machines.ts'
@@ -450,3 +451,58 @@ test('A17 a machine that can not be made is told: bot.failed with MACHINE_START_
     await api.close()
   }
 }, 60_000)
+
+test('no input is a 500', async () => {
+  const { id } = await subscribe(['bot.failed'])
+  const junk = fc.oneof(
+    fc.jsonValue({ maxDepth: 3 }),
+    fc.constantFrom<unknown>(
+      null,
+      '',
+      'a\0b',
+      '\ud800',
+      '*',
+      'bot.*',
+      ['*', null],
+      [['*']],
+      1e308,
+      'x'.repeat(5000),
+    ),
+    fc.constantFrom(
+      'http://[',
+      'https://a b/',
+      'http://example.com:99999/',
+      '  https://example.com/ ',
+      'HTTPS://EXAMPLE.com',
+    ),
+  )
+  const text = fc.oneof(
+    fc.string({ unit: 'binary', maxLength: 100 }),
+    fc.constantFrom('%', '%00', '..', id, randomUUID()),
+  )
+  const request = fc.record({
+    method: fc.constantFrom('GET', 'POST', 'PATCH', 'DELETE'),
+    path: fc.array(
+      fc.oneof(
+        fc.constantFrom('deliveries', 'secret', 'rotate', 'resend', id),
+        text.map((raw) => encodeURIComponent(raw.toWellFormed())),
+      ),
+      {
+        maxLength: 4,
+      },
+    ),
+    body: fc.dictionary(fc.constantFrom('url', 'events', 'enabled', 'owner_id'), junk),
+    query: fc.dictionary(fc.constantFrom('limit', 'cursor', 'state', 'subject_id', 'owner_id', 'x'), text, {
+      maxKeys: 2,
+    }),
+  })
+  await fc.assert(
+    fc.asyncProperty(request, async ({ method, path: segments, body, query }) => {
+      const to = `${segments.map((segment) => `/${segment}`).join('')}?${new URLSearchParams(query)}`
+      const reply = await call(method, to, method === 'GET' || method === 'DELETE' ? {} : { body })
+      expect(reply.status, `${method} ${to} ${JSON.stringify(body)}`).toBeLessThan(500)
+      expect(reply.headers.get('access-control-allow-origin')).toBe('*')
+    }),
+    { numRuns: 300 },
+  )
+}, 90_000)

@@ -92,7 +92,7 @@ export async function fillLegacyTables(sql: postgres.Sql, rows: number): Promise
       (array['in_progress', 'completed', 'failed', null, 'scheduled', 'ended', 'in_progress'])[1 + n % 7],
       case when n % 5 = 0 then at + interval '1 min' end, case when n % 4 = 0 then at + interval '50 min' end,
       case when n % 991 = 0 then repeat('thread ' || n || ' ', 100000) when n % 9 = 0 then '  ' when n % 9 < 4 then 'heard ' || n end,
-      case when n % 5 = 0 then jsonb_build_object('score', n) end,
+      case when n % 4 = 0 then jsonb_build_object('score', n) end,
       case when n % 11 = 0 then jsonb_build_array('q' || n) end,
       case n % 6 when 0 then null when 1 then '[1, 2]' when 2 then 'null' when 3 then '"text"' else jsonb_build_object('candidate', n) end,
       case when n % 13 = 0 then at + interval '2 min' end, case when n % 14 = 0 then at + interval '40 min' end,
@@ -116,4 +116,19 @@ export function violationsOf(database: TestDatabase): Promise<Record<string, unk
 export async function countRows(database: TestDatabase, from: string): Promise<number> {
   const [row] = await database.owner.unsafe(`select count(*)::int as n from ${from}`)
   return row?.n
+}
+
+/** What the checks of a step in docs/migrate.md find: nothing, unless something is wrong. */
+export async function checkStep(database: TestDatabase, step: number): Promise<Record<string, unknown>[]> {
+  const guide = readFileSync(new URL('../../docs/migrate.md', import.meta.url), 'utf8')
+  const section = guide.split(/^## /m).find((part) => part.startsWith(`${step}. `)) ?? ''
+  const checks = [...section.matchAll(/^```sql\n(.*?)^```/gms)].flatMap(
+    ([, block]) => block?.split(';\n') ?? [],
+  )
+  const found = []
+  for (const check of checks.filter((statement) => statement.trim() !== '')) {
+    found.push(...(await database.owner.unsafe(check)))
+  }
+  if (checks.length === 0) throw new Error(`docs/migrate.md has no check for step ${step}`)
+  return found
 }

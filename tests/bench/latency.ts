@@ -1,0 +1,106 @@
+/**
+ * How long a transition takes from its COMMIT (sent) to the callbacks of Realtime and of `bots.watch()`, next to what
+ * Postgres itself takes for a NOTIFY. Run: node tests/bench/latency.ts
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import { createClient } from '@supabase/supabase-js'
+import postgres from 'postgres'
+import { createRollcall } from '../../src/index.ts'
+import { startStack } from '../../src/local/stack.ts'
+import { signUp } from '../support/stack.ts'
+import { playedBot, step } from '../support/watched_bots.ts'
+
+const CLIENTS = 5
+const LIVES = 3
+/** Between two transitions of a client: longer than any read that the last one caused (ms). */
+const SPACING_MS = 1700
+/** The steps of a bot that nobody else takes for it. */
+const steps = ['joining', 'awaiting_admission', 'active', 'left'] as const
+
+const dir = mkdtempSync(join(tmpdir(), 'rollcall-latency-'))
+const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
+const sql = postgres(stack.db_url, { max: CLIENTS + 2, onnotice: () => {} })
+try {
+  report('a bare NOTIFY', await notifications(100))
+  const samples = await Promise.all(Array.from({ length: CLIENTS }, (_, i) => watched(i)))
+  report(
+    'a push of Realtime',
+    samples.flatMap(({ pushed }) => pushed),
+  )
+  report(
+    'bots.watch(), which reads the history',
+    samples.flatMap(({ watched }) => watched),
+  )
+} finally {
+  await sql.end({ timeout: 1 })
+  await stack.stop()
+  rmSync(dir, { recursive: true, force: true })
+}
+process.exit(0)
+
+async function notifications(n: number): Promise<number[]> {
+  const times: number[] = []
+  let heard = Promise.withResolvers<number>()
+  const { unlisten } = await sql.listen('echo', () => heard.resolve(performance.now()))
+  for (let i = 0; i < n; i++) {
+    heard = Promise.withResolvers()
+    const sent = performance.now()
+    await sql.notify('echo', String(i))
+    times.push((await heard.promise) - sent)
+    await pause(10)
+  }
+  await unlisten()
+  return times
+}
+
+async function watched(nth: number): Promise<{ pushed: number[]; watched: number[] }> {
+  const times = { pushed: [] as number[], watched: [] as number[] }
+  const user = await signUp(stack)
+  const rollcall = createRollcall(user.client)
+  const listener = createClient(stack.api_url, stack.publishable_key, {
+    accessToken: async () => user.access_token,
+  })
+  await listener.realtime.setAuth()
+  await pause((SPACING_MS * nth) / CLIENTS)
+  for (let i = 0; i < LIVES; i++) {
+    const bot = await playedBot(sql, user.user_id)
+    let arrived = Promise.withResolvers<number>()
+    let heard = Promise.withResolvers<number>()
+    const channel = listener.channel(`bot:${bot.bot_id}`, { config: { private: true } })
+    channel.on('broadcast', { event: '*' }, () => heard.resolve(performance.now()))
+    await new Promise<void>((done) => channel.subscribe((status) => status === 'SUBSCRIBED' && done()))
+    const over = new AbortController()
+    const watching = (async () => {
+      for await (const _ of rollcall.bots.watch(bot.bot_id, { signal: over.signal })) {
+        arrived.resolve(performance.now())
+      }
+    })().catch(() => {})
+    await arrived.promise
+    for (const name of steps) {
+      await pause(SPACING_MS)
+      arrived = Promise.withResolvers()
+      heard = Promise.withResolvers()
+      // The COMMIT alone counts, not the work before it.
+      let sent = 0
+      await sql.begin(async (tx) => {
+        await step(tx as unknown as postgres.Sql, bot, name)
+        sent = performance.now()
+      })
+      times.pushed.push((await heard.promise) - sent)
+      times.watched.push((await arrived.promise) - sent)
+    }
+    over.abort()
+    await watching
+    await listener.removeChannel(channel)
+  }
+  return times
+}
+
+function report(what: string, times: number[]): void {
+  const sorted = [...times].sort((a, b) => a - b)
+  const at = (share: number) => (sorted[Math.floor(share * (sorted.length - 1))] ?? 0).toFixed(1)
+  console.log(`${what}: n ${sorted.length}, median ${at(0.5)} ms, p95 ${at(0.95)} ms, max ${at(1)} ms`)
+}
