@@ -73,7 +73,7 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
       )
     }
     printResults(ended, print)
-    await runFlowDemo({ client, call, print, deadline })
+    await runFlowDemo({ client, print, deadline })
   } catch (error) {
     if (deadline.aborted) throw new Error(`The demo was not over within ${DEADLINE_MS / 1000} s.`)
     throw error

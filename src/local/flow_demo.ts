@@ -16,14 +16,19 @@ const flow = {
 interface FlowDemo {
   /** Signed in. */
   client: SupabaseClient
-  /** Calls a function as the signed-in user. */
-  call: <T>(path: string, body?: object) => Promise<T>
   print: (line: string) => void
   deadline: AbortSignal
 }
 
 /** Runs a flow of three prompts and prints each answer as it is pushed. Throws when it does not complete. */
-export async function runFlowDemo({ client, call, print, deadline }: FlowDemo): Promise<void> {
+export async function runFlowDemo({ client, print, deadline }: FlowDemo): Promise<void> {
+  const call = async <T>(path: string, body?: object): Promise<T> => {
+    const method = body === undefined ? 'GET' : 'POST'
+    const { data, error } = await client.functions.invoke<T>(path, { method, ...(body && { body }) })
+    if (error !== null || data === null) throw new Error(`${path} does not answer: ${error?.message}`)
+    return data
+  }
+
   const { items } = await call<FlowList>('flows')
   const known = items.find((one) => one.name === flow.name)
   const { id } = known ?? (await call<Flow>('flows', flow))

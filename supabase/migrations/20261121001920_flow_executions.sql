@@ -140,6 +140,10 @@ begin
     new.deadline_at := stamp + (
       select s.time_limit from lifecycle.states s where s.machine = 'flow_execution' and s.state = 'running');
   else
+    if new.status = 'completed' and coalesce(current_setting('rollcall.because', true), '') = '' then
+      -- Only a stored result does that, and the steps before the last need not pay for saying so.
+      perform lifecycle.because('worker');
+    end if;
     new.completed_at := stamp;
     new.deadline_at := null;
     new.lease_expires_at := null;

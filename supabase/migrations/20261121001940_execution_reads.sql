@@ -2,11 +2,13 @@
 
 create function private.prompt_text(prompts jsonb, prompt_index int)
 returns text
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select coalesce(prompts -> prompt_index ->> 'prompt', prompts ->> prompt_index)
+begin
+  return coalesce(prompts -> prompt_index ->> 'prompt', prompts ->> prompt_index);
+end;
 $$;
 comment on function private.prompt_text is 'The words of a prompt, which is a text or { prompt, title }; null beyond the last.';
 
@@ -14,15 +16,19 @@ create function private.execution_deadline(
   status public.flow_execution_status, created_at timestamptz, started_at timestamptz, progressed_at timestamptz
 )
 returns timestamptz
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select case when status = 'running' then
-    case when started_at is null then created_at + interval '24 h' else progressed_at + l.time_limit end
-  end
-  from lifecycle.states l
-  where l.machine = 'flow_execution' and l.state = 'running'
+begin
+  if status <> 'running' then
+    return null;
+  elsif started_at is null then
+    return created_at + interval '24 h';
+  end if;
+  return progressed_at + (
+    select s.time_limit from lifecycle.states s where s.machine = 'flow_execution' and s.state = 'running');
+end;
 $$;
 comment on function private.execution_deadline is
   'When an execution counts as lost: 24 h without any claim, 15 min after the newest claim or stored result; null at the end.';

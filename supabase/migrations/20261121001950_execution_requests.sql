@@ -101,13 +101,13 @@ end;
 $$;
 comment on function private.lock_execution is 'Locks an execution; a row of nulls where there is none, or it is not this owner''s.';
 
-create function private.fail_execution(
-  execution public.flow_executions, error_code text, error text, error_details jsonb default null
-)
+create function private.fail_execution(id uuid, error_code text, error text, error_details jsonb default null)
 returns public.flow_executions
 language plpgsql
 set search_path = ''
 as $$
+declare
+  execution public.flow_executions;
 begin
   update public.flow_executions e
   set status = 'failed', error_code = fail_execution.error_code,
@@ -116,7 +116,7 @@ begin
       (select c.meaning from public.error_codes c where c.code = fail_execution.error_code),
       'It failed, and nobody said why.'), 2000),
     error_details = lifecycle.cut(fail_execution.error_details, 65536)
-  where e.id = execution.id
+  where e.id = fail_execution.id
   returning * into execution;
   return execution;
 end;
@@ -140,7 +140,7 @@ begin
   -- Its worker holds a token of the past from now on: a late answer is dropped.
   update public.flow_executions e set lease_token = null where e.id = execution.id;
   perform lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
-  execution := private.fail_execution(execution, 'CANCELLED',
+  execution := private.fail_execution(execution.id, 'CANCELLED',
     format('It was cancelled at prompt %s of %s.', execution.current_prompt_index + 1, execution.total_prompts));
   return private.execution_json(execution) || '{"ok": true, "changed": true, "result": "processed"}';
 end;
@@ -204,7 +204,7 @@ comment on function public.retry_execution is
 
 revoke execute on function
   private.replayed(uuid, text, bytea), private.keep_receipt(uuid, text, bytea, jsonb), private.lock_execution(uuid, uuid),
-  private.fail_execution(public.flow_executions, text, text, jsonb)
+  private.fail_execution(uuid, text, text, jsonb)
 from public, anon, authenticated, service_role;
 revoke execute on function
   public.create_execution(uuid, int, uuid, text, uuid), public.cancel_execution(uuid, uuid, uuid),

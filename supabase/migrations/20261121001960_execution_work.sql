@@ -1,41 +1,6 @@
 -- What workers do: claim an execution, store one result after the other, give it back. A step writes one row of its
 -- own and a few fixed-size columns of the execution, however many prompts there are.
 
-create function private.owners_in_line(moment timestamptz)
-returns table (owner_id uuid)
-language sql
-stable
-set search_path = ''
-as $$
-  -- From owner to owner through the index: a long queue of one owner costs no more than a short one.
-  with recursive owners as (
-    (select e.owner_id from public.flow_executions e where e.status = 'running' order by e.owner_id limit 1)
-    union all
-    select (
-      select e.owner_id from public.flow_executions e
-      where e.status = 'running' and e.owner_id > o.owner_id order by e.owner_id limit 1
-    )
-    from owners o where o.owner_id is not null
-  )
-  select o.owner_id
-  from owners o
-  cross join lateral (
-    select e.created_at from public.flow_executions e
-    where e.status = 'running' and e.owner_id = o.owner_id
-      and (e.lease_expires_at is null or e.lease_expires_at <= moment)
-      and (e.not_before is null or e.not_before <= moment)
-    order by e.created_at limit 1
-  ) head
-  order by (
-    -- The older ones: claims take the oldest first, so that is where the leases are.
-    select count(*) from public.flow_executions live
-    where live.status = 'running' and live.owner_id = o.owner_id and live.created_at <= head.created_at
-      and live.lease_expires_at > moment
-  ), head.created_at
-$$;
-comment on function private.owners_in_line is
-  'The owners that have an execution to claim: the one with the fewest live leases first, then the one whose execution is oldest.';
-
 create function private.conversation_of(execution_id uuid, prompts jsonb, before_index int)
 returns jsonb
 language plpgsql
@@ -71,12 +36,39 @@ set search_path = ''
 as $$
 declare
   moment timestamptz := lifecycle.now();
-  settings lifecycle.settings;
+  settings record;
   next_owner uuid;
-  execution public.flow_executions;
+  execution record;
 begin
-  select * into settings from lifecycle.settings;
-  for next_owner in select o.owner_id from private.owners_in_line(moment) o loop
+  select s.prompt_lease, s.prompt_lost_leases into settings from lifecycle.settings s;
+  -- The owner with the fewest live leases first, then the one whose execution is oldest.
+  for next_owner in
+    -- From owner to owner through the index: a long queue of one costs no more than a short one.
+    with recursive owners as (
+      (select e.owner_id from public.flow_executions e where e.status = 'running' order by e.owner_id limit 1)
+      union all
+      select (
+        select e.owner_id from public.flow_executions e
+        where e.status = 'running' and e.owner_id > o.owner_id order by e.owner_id limit 1
+      )
+      from owners o where o.owner_id is not null
+    )
+    select o.owner_id
+    from owners o
+    cross join lateral (
+      select e.created_at from public.flow_executions e
+      where e.status = 'running' and e.owner_id = o.owner_id
+        and (e.lease_expires_at is null or e.lease_expires_at <= moment)
+        and (e.not_before is null or e.not_before <= moment)
+      order by e.created_at limit 1
+    ) head
+    order by (
+      -- The older ones: claims take the oldest first, so that is where the leases are.
+      select count(*) from public.flow_executions live
+      where live.status = 'running' and live.owner_id = o.owner_id and live.created_at <= head.created_at
+        and live.lease_expires_at > moment
+    ), head.created_at
+  loop
     loop
       update public.flow_executions e
       set lease_owner = left(worker, 200), lease_token = gen_random_uuid(),
@@ -91,19 +83,21 @@ begin
           and (due.not_before is null or due.not_before <= moment)
         order by due.created_at limit 1 for update skip locked
       )
-      returning * into execution;
-      exit when execution.id is null;
+      returning e.id, e.lease_token, e.lost_leases, e.flow_name, e.prompts, e.agent, e.current_prompt_index,
+        e.total_prompts, e.prompt_attempts into execution;
+      exit when not found;
       if execution.lost_leases < settings.prompt_lost_leases then
         return jsonb_build_object(
           'id', execution.id, 'execution_id', execution.id, 'lease_token', execution.lease_token,
           'flow_name', execution.flow_name, 'prompts', execution.prompts, 'agent', execution.agent,
           'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts,
           'prompt_attempts', execution.prompt_attempts,
-          'conversation', private.conversation_of(execution.id, execution.prompts, execution.current_prompt_index)
+          'conversation', case when execution.current_prompt_index = 0 then '[]'::jsonb
+            else private.conversation_of(execution.id, execution.prompts, execution.current_prompt_index) end
         );
       end if;
       perform lifecycle.because('system');
-      perform private.fail_execution(execution, 'EXECUTION_LOST', format(
+      perform private.fail_execution(execution.id, 'EXECUTION_LOST', format(
         '%s workers in a row were lost at prompt %s of %s.',
         execution.lost_leases, execution.current_prompt_index + 1, execution.total_prompts));
     end loop;
@@ -209,8 +203,6 @@ set search_path = ''
 as $$
 declare
   moment timestamptz := lifecycle.now();
-  total int;
-  asked int;
   execution record;
   stored record;
 begin
@@ -223,17 +215,12 @@ begin
   end if;
 
   if prompt_result ->> 'response' is not null then
-    -- Never changes, so no lock is needed to know whether this is the last one.
-    select e.total_prompts into total from public.flow_executions e where e.id = update_execution_progress.id;
-    if prompt_index + 1 = total then
-      perform lifecycle.because('worker');
-    end if;
     -- One update for the usual case; everything else is sorted out below.
     update public.flow_executions e
     set current_prompt_index = prompt_index + 1, progressed_at = moment, prompt_attempts = 0, lost_leases = 0,
-      lease_expires_at = case when prompt_index + 1 < total
+      lease_expires_at = case when prompt_index + 1 < e.total_prompts
         then moment + (select s.prompt_lease from lifecycle.settings s) end,
-      status = case when prompt_index + 1 < total then e.status else 'completed' end
+      status = case when prompt_index + 1 < e.total_prompts then e.status else 'completed' end
     where e.id = update_execution_progress.id and e.lease_token = update_execution_progress.lease_token
       and e.status = 'running' and e.current_prompt_index = prompt_index
     returning e.owner_id, e.status, e.version, e.current_prompt_index, e.total_prompts into execution;
@@ -246,7 +233,6 @@ begin
       return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'id', id, 'status', execution.status,
         'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts);
     end if;
-    perform set_config('rollcall.because', '', true);
   end if;
 
   select e.owner_id, e.status, e.version, e.current_prompt_index, e.total_prompts, e.prompt_attempts into execution
@@ -335,7 +321,7 @@ begin
       'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts);
   end if;
   perform lifecycle.because('worker');
-  execution := private.fail_execution(execution, coalesce(nullif(btrim(complete_execution.error_code), ''), 'INTERNAL'),
+  execution := private.fail_execution(execution.id, coalesce(nullif(btrim(complete_execution.error_code), ''), 'INTERNAL'),
     complete_execution.error, complete_execution.error_details);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'id', id, 'status', execution.status);
 end;
@@ -367,9 +353,9 @@ begin
   update public.flow_executions e set lease_token = null where e.id = execution.id;
   perform lifecycle.because('sweep', details => jsonb_build_object('deadline_at', deadline));
   if execution.started_at is null then
-    perform private.fail_execution(execution, 'QUEUE_TIMEOUT', 'No worker took the execution within a day.');
+    perform private.fail_execution(execution.id, 'QUEUE_TIMEOUT', 'No worker took the execution within a day.');
   else
-    perform private.fail_execution(execution, 'EXECUTION_LOST', format(
+    perform private.fail_execution(execution.id, 'EXECUTION_LOST', format(
       'Nothing came of prompt %s of %s in time: no worker went on with it.',
       execution.current_prompt_index + 1, execution.total_prompts));
   end if;
@@ -379,7 +365,7 @@ $$;
 comment on function private.expire_execution is 'Ends an execution that nobody goes on with. False: its deadline had not passed after all.';
 
 revoke execute on function
-  private.owners_in_line(timestamptz), private.conversation_of(uuid, jsonb, int),
+  private.conversation_of(uuid, jsonb, int),
   private.store_prompt_result(uuid, int, uuid, int, timestamptz, jsonb),
   private.push_progress(uuid, uuid, public.flow_execution_status, int, int, int, timestamptz),
   private.expire_execution(uuid)
