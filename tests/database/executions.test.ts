@@ -384,3 +384,23 @@ test('a topic is heard by the owner and by operators alone', async () => {
   expect(await heard({ sub: randomUUID() })).toBe(0)
   expect(await heard({ sub: randomUUID(), app_metadata: { rollcall: 'operator' } })).toBe(1)
 })
+
+test('a webhook tells of the end, with the execution as lists show it', async () => {
+  const owner_id = randomUUID()
+  await rpc(clock.sql, 'create_webhook_endpoint', {
+    owner_id,
+    url: 'https://example.com/hook',
+    events: ['flow_execution.completed'],
+  })
+  const { execution } = await running(clock.sql, ['a'], { owner_id })
+  expect(await rpc(clock.sql, 'claim_delivery', { worker: 'w' })).toBeNull()
+  await storeResult(clock.sql, await claim(), 0, { response: 'A' })
+  const { body } = await rpc<{ body: string }>(clock.sql, 'claim_delivery', { worker: 'w' })
+  const { type, data } = JSON.parse(body)
+  expect(type).toBe('flow_execution.completed')
+  expect(data).toMatchObject({
+    event: { machine: 'flow_execution', to_status: 'completed', current_prompt_index: 1 },
+    flow_execution: { id: execution.id, status: 'completed', latest_response: 'A' },
+  })
+  expect(data.flow_execution).not.toHaveProperty('prompts')
+})
