@@ -133,6 +133,11 @@ begin
     stamp := greatest(stamp, old.created_at, old.progressed_at, old.completed_at);
   end if;
 
+  if new.status = 'completed' then
+    -- The last progress before the end: whoever watches is done with that.
+    perform private.push_progress(new.id, new.owner_id, before, new.version,
+      new.current_prompt_index, new.total_prompts, stamp);
+  end if;
   new.version := new.version + 1;
   if new.status = 'running' then
     new.completed_at := null;

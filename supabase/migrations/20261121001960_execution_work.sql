@@ -228,8 +228,11 @@ begin
       -- The attempts in vain are those that were counted before this one.
       perform private.store_prompt_result(id, prompt_index, execution.owner_id,
         coalesce((prompt_result ->> 'attempts')::int, 1), moment, prompt_result);
-      perform private.push_progress(id, execution.owner_id, execution.status, execution.version,
-        execution.current_prompt_index, execution.total_prompts, moment);
+      -- Of the last one the guard has told already, before the end.
+      if execution.status = 'running' then
+        perform private.push_progress(id, execution.owner_id, execution.status, execution.version,
+          execution.current_prompt_index, execution.total_prompts, moment);
+      end if;
       return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'id', id, 'status', execution.status,
         'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts);
     end if;

@@ -157,7 +157,7 @@ describe('a result', () => {
     expect(pushes.map(({ event, payload }) => [event, payload.current_prompt_index, payload.seq])).toEqual([
       ['status_changed', 0, 1],
       ['progress', 1, 1],
-      ['progress', 2, 2],
+      ['progress', 2, 1],
       ['status_changed', 2, 2],
     ])
     for (const { payload } of pushes) {

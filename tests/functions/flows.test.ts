@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { createClient } from '@supabase/supabase-js'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import {
   ActiveExecutions,
@@ -15,6 +16,7 @@ import {
   startProject,
   type User,
 } from '../support/project.ts'
+import { listen, subscribe } from '../support/realtime_channel.ts'
 
 let project: Project
 let agent: FaultAgent
@@ -323,6 +325,40 @@ describe('a run', () => {
     expect(await read(execution_id, '?include=')).not.toHaveProperty('prompt_results')
     expect(await read(execution_id, '?include=events')).toMatchObject({ events: [{ seq: 1 }, { seq: 2 }] })
     expect((await call('GET', `/executions/${execution_id}?include=secrets`)).status).toBe(422)
+  })
+
+  test('is heard by its owner, answer after answer, and by nobody else', async () => {
+    await nobody()
+    const { topic } = await run(await flowOf(['one', 'two']))
+    const listener = async (who: User) => {
+      const client = createClient(project.stack.api_url, project.stack.publishable_key, {
+        accessToken: async () => who.token,
+      })
+      await client.realtime.setAuth()
+      const channel = client.channel(topic, { config: { private: true } })
+      const heard = listen(channel)
+      return { client, heard, ...(await subscribe(channel)) }
+    }
+    const [mine, theirs] = [await listener(user), await listener(stranger)]
+    try {
+      expect(mine.status).toBe('SUBSCRIBED')
+      expect(theirs.status).not.toBe('SUBSCRIBED')
+      await project.sql`grant execute on function public.claim_execution to service_role`
+      await project.wakes(host.url)
+      await project.call('/work?lane=prompts', { method: 'POST', as: 'secret', url: host.url })
+      await expect
+        .poll(() => mine.heard.map(({ event, payload }) => [event, payload.current_prompt_index]), {
+          timeout: 15_000,
+        })
+        .toEqual([
+          ['progress', 1],
+          ['progress', 2],
+          ['status_changed', 2],
+        ])
+      expect(theirs.heard).toEqual([])
+    } finally {
+      await Promise.all([mine.client.realtime.disconnect(), theirs.client.realtime.disconnect()])
+    }
   })
 
   test('with a wrong number of prompts is refused', async () => {
