@@ -13,8 +13,17 @@ export type { ChangesOptions, ChangeWithCursor } from './client/changes.ts'
 export type { Connection } from './client/connection.ts'
 export { RollcallError } from './client/errors.ts'
 export { createRollcall, type Rollcall, type RollcallOptions } from './client/rollcall.ts'
+export type { DeliveryFilters, Webhooks } from './client/webhooks.ts'
 export type { Bot, BotStatus, ContainerStatus, MeetingStatus } from './contract/bots.ts'
 export type { RunError } from './contract/errors.ts'
 export type { JoinInput, JoinResponse } from './contract/join.ts'
 export type { BotList } from './contract/status.ts'
 export type { StopResponse } from './contract/stop.ts'
+export type {
+  NewWebhookEndpoint,
+  RotatedSecret,
+  WebhookDelivery,
+  WebhookDeliveryList,
+  WebhookEndpoint,
+  WebhookEndpointList,
+} from './contract/webhooks.ts'

@@ -3,6 +3,7 @@ import { type Bots, createBots } from './bots.ts'
 import { type ChangesOptions, type ChangeWithCursor, changes } from './changes.ts'
 import type { Connection } from './connection.ts'
 import { hubOf } from './hub.ts'
+import { createWebhooks, type Webhooks } from './webhooks.ts'
 
 export interface RollcallOptions {
   /** For whom a secret key acts; a signed-in user acts for themselves. */
@@ -12,6 +13,7 @@ export interface RollcallOptions {
 /** The client. It opens nothing by itself: a channel and timers exist while something is watched. */
 export interface Rollcall {
   bots: Bots
+  webhooks: Webhooks
   /**
    * All transitions of the caller's runs from a cursor on, exactly once, and then the new ones as they come. Keep
    * `cursor` of the last change that was handled, and go on with it as `after`.
@@ -26,6 +28,7 @@ export function createRollcall(supabase: SupabaseClient, { owner_id }: RollcallO
   const owner = owner_id?.toLowerCase()
   return {
     bots: createBots(supabase, owner),
+    webhooks: createWebhooks(supabase, owner),
     changes: (options = {}) => changes(supabase, owner, options),
     onConnection: (listener) => hubOf(supabase, owner).onConnection(listener),
   }

@@ -108,6 +108,8 @@ class CronJobs {
     const session = postgres(this.#url(job.username), {
       max: 1,
       onnotice: () => {},
+      // Commands have no parameters: a job that is over at once must not leave a question about types behind.
+      fetch_types: false,
       connection: { application_name: 'pg_cron' },
     })
     this.#sessions.add(session)

@@ -9,7 +9,6 @@ import { type BotChange, type Connection, createRollcall } from '../../src/index
 import { startStack } from '../../src/local/stack.ts'
 import type { TestBot } from '../support/bots.ts'
 import { random } from '../support/random.ts'
-import { signUp } from '../support/stack.ts'
 import { playedBot, step, whole_life } from '../support/watched_bots.ts'
 
 const seed = Number(process.env.ROLLCALL_STORM_SEED ?? 42)
@@ -25,7 +24,8 @@ const chaos = [
   'drop=0.3,duplicate=0.2,reorder=0.2,delay=0.2,delay_ms=400',
   // Per delivered message, of which there are about three a second.
   'close=0.03,close_channel=0.03,crash=0.03',
-  'join_error=0.3,join_error_ms=1500,deaf=0.3,deaf_ms=800',
+  // Refused joins take 5 s, as real ones do; the day's table of messages is lost now and then.
+  'join_error=0.3,lose_partition=0.05,partition_ms=2000,deaf=0.3,deaf_ms=800',
 ].join(',')
 
 test('500 watched bots in a storm: nothing is missed, doubled or out of order, and nobody is flooded', async () => {
@@ -34,7 +34,8 @@ test('500 watched bots in a storm: nothing is missed, doubled or out of order, a
   const sql = postgres(stack.db_url, { max: CONNECTIONS + 2, onnotice: () => {} })
   const roll = random(`storm ${seed}`)
   try {
-    const user = await signUp(stack)
+    // The same owner for the same seed: the dice of the storm know topics by their name.
+    const user_id = `00000000-0000-4000-8000-${String(seed).padStart(12, '0')}`
     let requests = 0
     let frozen_until = 0
     // Reads that are slow, that fail, and a server that freezes.
@@ -48,7 +49,7 @@ test('500 watched bots in a storm: nothing is missed, doubled or out of order, a
     }
     // Tokens that run out every few seconds.
     const sign = () =>
-      new SignJWT({ sub: user.user_id, role: 'authenticated' })
+      new SignJWT({ sub: user_id, role: 'authenticated' })
         .setProtectedHeader({ alg: 'HS256' })
         .setIssuedAt()
         .setExpirationTime(Math.floor(Date.now() / 1000) + TOKEN_S)
@@ -58,9 +59,7 @@ test('500 watched bots in a storm: nothing is missed, doubled or out of order, a
       global: { fetch: unreliable },
     })
 
-    const bots: TestBot[] = await Promise.all(
-      Array.from({ length: BOTS }, () => playedBot(sql, user.user_id)),
-    )
+    const bots: TestBot[] = await Promise.all(Array.from({ length: BOTS }, () => playedBot(sql, user_id)))
     requests = 0
     const started = performance.now()
     const rollcall = createRollcall(client)
@@ -112,7 +111,7 @@ test('500 watched bots in a storm: nothing is missed, doubled or out of order, a
 
     const truth = await sql<{ subject_id: string; ids: string[] }[]>`
       select subject_id, array_agg(id order by id) as ids from public.status_events
-      where owner_id = ${user.user_id} group by subject_id`
+      where owner_id = ${user_id} group by subject_id`
     let total = 0
     let missed = 0
     let doubled = 0

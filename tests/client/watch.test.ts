@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { createClient } from '@supabase/supabase-js'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type BotChange, createRollcall, RollcallError } from '../../src/index.ts'
@@ -63,9 +64,6 @@ describe('watch', () => {
     await live(sql, bot)
     expect(words(await collect(createRollcall(ada.client).bots.watch(bot.bot_id)).ended)).toEqual(whole_story)
   })
-})
-
-describe('more of watch', () => {
   test('two watches of one bot and one of another see all of theirs over one channel', async () => {
     const rollcall = createRollcall(ada.client)
     const [one, other] = await Promise.all([playedBot(sql, ada.user_id), playedBot(sql, ada.user_id)])
@@ -141,23 +139,6 @@ describe('more of watch', () => {
     await vi.waitFor(() => expect(link).toContain('live'), 5000)
     await Promise.all([live(sql, one), live(sql, other)])
     for (const { ended } of watches) expect(words(await ended)).toEqual(whole_story)
-  })
-
-  test('hears of one bot at once', async () => {
-    const rollcall = createRollcall(ada.client)
-    const link: string[] = []
-    rollcall.onConnection((connection) => link.push(connection))
-    const bot = await playedBot(sql, ada.user_id)
-    const watched = collect(rollcall.bots.watch(bot.bot_id))
-    await vi.waitFor(() => expect(link).toContain('live'), 5000)
-    // Past the reads that follow the join: only a push can be this quick.
-    await new Promise((resolve) => setTimeout(resolve, 2500))
-    const started = performance.now()
-    await step(sql, bot, 'joining')
-    await vi.waitFor(() => expect(watched.seen).toHaveLength(4), { interval: 5 })
-    expect(performance.now() - started).toBeLessThan(1000)
-    await live(sql, bot).catch(() => {})
-    await watched.ended
   })
 })
 
@@ -253,6 +234,54 @@ describe('changes', () => {
       code: 'cursor_outdated',
       details: { next: expect.any(String) },
     })
+  })
+})
+
+describe('who sees what', () => {
+  test('a user who names another owner hears and sees nothing of theirs', async () => {
+    const grace = await signUp(stack)
+    await playedBot(sql, ada.user_id)
+    const { data } = await grace.client.rpc('status_changes', { owner_id: ada.user_id })
+    expect(data).toMatchObject({ events: [], has_more: false })
+    const link: string[] = []
+    let requests = 0
+    const client = createClient(stack.api_url, stack.publishable_key, {
+      accessToken: async () => grace.access_token,
+      global: {
+        fetch: (input, init) => {
+          requests += 1
+          return fetch(input, init)
+        },
+      },
+    })
+    const rollcall = createRollcall(client, { owner_id: ada.user_id })
+    rollcall.onConnection((connection) => link.push(connection))
+    const over = new AbortController()
+    const watched = collect(rollcall.changes({ signal: over.signal }))
+    // By then it has read, and was refused the channel.
+    await vi.waitFor(() => expect(requests).toBeGreaterThan(1), 10_000)
+    over.abort()
+    await expect(watched.ended).rejects.toThrow()
+    expect(watched.seen).toEqual([])
+    expect(link).not.toContain('live')
+  })
+
+  test('an operator follows the runs of everybody', async () => {
+    const operator = await signUp(stack)
+    const superuser = postgres(stack.superuser_url, { max: 1, onnotice: () => {} })
+    await superuser`
+      update auth.users set raw_app_meta_data = '{"provider": "email", "rollcall": "operator"}'
+      where id = ${operator.user_id}`
+    await superuser.end()
+    await operator.client.auth.signInWithPassword({ email: operator.email, password: operator.password })
+    const rollcall = createRollcall(operator.client)
+    const link: string[] = []
+    rollcall.onConnection((connection) => link.push(connection))
+    const [one, other] = [await playedBot(sql, ada.user_id), await requestBot(sql, { launch: false })]
+    const watches = [one, other].map(({ bot_id }) => collect(rollcall.bots.watch(bot_id)))
+    await vi.waitFor(() => expect(link).toContain('live'), 10_000)
+    await Promise.all([live(sql, one), live(sql, other)])
+    for (const { ended } of watches) expect(words(await ended)).toEqual(whole_story)
   })
 })
 

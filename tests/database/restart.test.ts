@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { pushMigrations } from '../../src/local/migrations.ts'
 import { installPlatform } from '../../src/local/platform.ts'
 import { type Postgres, startPostgres } from '../../src/local/postgres.ts'
@@ -73,7 +73,8 @@ test('with Postgres killed in the middle of a hundred lives each life still ends
     await expect.poll(() => done, { timeout: 60_000, interval: 5 }).toBeGreaterThanOrEqual(reached)
     const { port, pid } = cluster
     process.kill(pid, 'SIGKILL')
-    cluster = await startPostgres({ dir, port })
+    // The children of a killed server hold its port a moment longer.
+    cluster = await vi.waitFor(() => startPostgres({ dir, port }), { timeout: 10_000, interval: 100 })
   }
   await Promise.all(lives)
 

@@ -388,6 +388,28 @@ describe('under way at a time are', () => {
     expect(new Set(ids).size).toBe(ids.length)
     expect(ids).toHaveLength(12)
   })
+
+  test('two for one endpoint, also when workers claim at once', async () => {
+    const { endpoint } = await one()
+    await requestBot(clock.sql, { owner_id: endpoint.owner_id })
+    const third = await requestBot(clock.sql, { owner_id: endpoint.owner_id })
+    await claim()
+    const other = database.connect('postgres', { max: 1 })
+    let late: Promise<Claim | null> | undefined
+    await other.begin(async (sql) => {
+      await sql`select set_config('rollcall.now', ${clock.now().toISOString()}, true)`
+      expect(await rpc<Claim | null>(sql, 'claim_delivery', { worker: 'v' })).not.toBeNull()
+      // For whoever can not see that claim yet, this one is the eldest now.
+      await database.superuser`
+        update public.webhook_deliveries set next_attempt_at = next_attempt_at - interval '1 s'
+        where subject_id = ${third.bot_id}`
+      late = claim()
+      await expect
+        .poll(() => database.superuser`select from pg_locks where not granted and locktype = 'advisory'`)
+        .toHaveLength(1)
+    })
+    expect(await late).toBeNull()
+  })
 })
 
 describe('an endpoint', () => {

@@ -12,6 +12,8 @@ export type WebhookAnswer =
 
 export interface ReceivedWebhook {
   path: string
+  /** When it came, in ms. */
+  came_at: number
   id: string
   headers: Record<string, string>
   /** Exactly as it came: what the signature is of. */
@@ -41,6 +43,7 @@ export async function startWebhookReceiver(): Promise<WebhookReceiver> {
     const headers = headersOf(incoming)
     self.received.push({
       path,
+      came_at: performance.now(),
       id: headers['webhook-id'] ?? '',
       headers,
       text,

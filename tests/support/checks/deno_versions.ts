@@ -10,13 +10,16 @@ export const deno_versions: Check = {
     const { imports } = JSON.parse(readProjectFile('functions/deno.json')) as {
       imports: Record<string, string>
     }
-    const { dependencies } = JSON.parse(readProjectFile('package.json')) as {
-      dependencies: Record<string, string>
-    }
+    // Most are devDependencies: what functions import is no part of the npm package.
+    const { dependencies, devDependencies } = JSON.parse(readProjectFile('package.json')) as Record<
+      'dependencies' | 'devDependencies',
+      Record<string, string>
+    >
+    const versions = { ...devDependencies, ...dependencies }
     return Object.values(imports).flatMap((target) => {
       const [, name, version] = specifier.exec(target) ?? []
       if (name === undefined) return [`functions/deno.json: ${target} is no npm package with a version.`]
-      const expected = dependencies[name]
+      const expected = versions[name]
       if (expected === undefined) return [`${name} is no dependency of package.json.`]
       return version === expected
         ? []
