@@ -29,6 +29,150 @@ export type Database = {
         }
         Relationships: []
       }
+      flow_executions: {
+        Row: {
+          agent: NonNullable<Json>
+          attempt: number
+          completed_at: string | null
+          created_at: string
+          current_prompt_index: number
+          deadline_at: string | null
+          error: string | null
+          error_code: string | null
+          error_details: Json | null
+          flow_id: string
+          flow_name: string
+          id: string
+          lease_expires_at: string | null
+          lease_owner: string | null
+          lease_token: string | null
+          lost_leases: number
+          not_before: string | null
+          owner_id: string
+          progressed_at: string | null
+          prompt_attempts: number
+          prompts: NonNullable<Json>
+          retry_of: string | null
+          started_at: string | null
+          status: Database['public']['Enums']['flow_execution_status']
+          total_prompts: number
+          version: number
+        }
+        ComputedFields: never
+        Insert: {
+          agent: NonNullable<Json>
+          attempt?: number
+          completed_at?: string | null
+          created_at: string
+          current_prompt_index?: number
+          deadline_at?: string | null
+          error?: string | null
+          error_code?: string | null
+          error_details?: Json | null
+          flow_id: string
+          flow_name: string
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          lost_leases?: number
+          not_before?: string | null
+          owner_id: string
+          progressed_at?: string | null
+          prompt_attempts?: number
+          prompts: NonNullable<Json>
+          retry_of?: string | null
+          started_at?: string | null
+          status?: Database['public']['Enums']['flow_execution_status']
+          total_prompts: number
+          version?: number
+        }
+        Update: {
+          agent?: NonNullable<Json>
+          attempt?: number
+          completed_at?: string | null
+          created_at?: string
+          current_prompt_index?: number
+          deadline_at?: string | null
+          error?: string | null
+          error_code?: string | null
+          error_details?: Json | null
+          flow_id?: string
+          flow_name?: string
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          lost_leases?: number
+          not_before?: string | null
+          owner_id?: string
+          progressed_at?: string | null
+          prompt_attempts?: number
+          prompts?: NonNullable<Json>
+          retry_of?: string | null
+          started_at?: string | null
+          status?: Database['public']['Enums']['flow_execution_status']
+          total_prompts?: number
+          version?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'flow_executions_retry_of_fkey'
+            columns: ['retry_of']
+            isOneToOne: false
+            referencedRelation: 'flow_executions'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      flow_prompt_results: {
+        Row: {
+          attempts: number
+          completed_at: string
+          duration_ms: number
+          error: string | null
+          execution_id: string
+          omitted_pairs: number
+          owner_id: string
+          prompt_index: number
+          response: string | null
+          usage: Json | null
+        }
+        ComputedFields: never
+        Insert: {
+          attempts: number
+          completed_at: string
+          duration_ms: number
+          error?: string | null
+          execution_id: string
+          omitted_pairs?: number
+          owner_id: string
+          prompt_index: number
+          response?: string | null
+          usage?: Json | null
+        }
+        Update: {
+          attempts?: number
+          completed_at?: string
+          duration_ms?: number
+          error?: string | null
+          execution_id?: string
+          omitted_pairs?: number
+          owner_id?: string
+          prompt_index?: number
+          response?: string | null
+          usage?: Json | null
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'flow_prompt_results_execution_id_fkey'
+            columns: ['execution_id']
+            isOneToOne: false
+            referencedRelation: 'flow_executions'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       status_events: {
         Row: {
           created_at: string
@@ -127,6 +271,40 @@ export type Database = {
           source?: Database['public']['Enums']['event_source']
           subject_id?: string
           to_status?: string
+        }
+        Relationships: []
+      }
+      task_flows: {
+        Row: {
+          agent: NonNullable<Json>
+          created_at: string
+          deleted_at: string | null
+          id: string
+          name: string
+          owner_id: string
+          prompts: NonNullable<Json>
+          updated_at: string
+        }
+        ComputedFields: never
+        Insert: {
+          agent?: NonNullable<Json>
+          created_at: string
+          deleted_at?: string | null
+          id?: string
+          name: string
+          owner_id: string
+          prompts: NonNullable<Json>
+          updated_at: string
+        }
+        Update: {
+          agent?: NonNullable<Json>
+          created_at?: string
+          deleted_at?: string | null
+          id?: string
+          name?: string
+          owner_id?: string
+          prompts?: NonNullable<Json>
+          updated_at?: string
         }
         Relationships: []
       }
@@ -478,19 +656,44 @@ export type Database = {
       }
     }
     Functions: {
+      cancel_execution: { Args: { actor?: string; id: string; owner_id?: string }; Returns: Json }
       claim_delivery: { Args: { worker: string }; Returns: Json }
+      claim_execution: { Args: { worker: string }; Returns: Json }
       claim_launch: { Args: { worker: string }; Returns: Json }
       claim_orphan_scan: { Args: Record<PropertyKey, never>; Returns: boolean }
       claim_probe: { Args: { worker: string }; Returns: Json }
       claim_processing: { Args: { worker: string }; Returns: Json }
+      complete_execution: {
+        Args: {
+          error?: string
+          error_code?: string
+          error_details?: Json
+          id: string
+          lease_token?: string
+          status: string
+        }
+        Returns: Json
+      }
       complete_processing: {
         Args: { insights: Json; processing_token: string; qa_pairs: Json; workflow_thread_id: string }
         Returns: Json
       }
+      create_execution: {
+        Args: {
+          actor?: string
+          flow_id: string
+          idempotency_key?: string
+          owner_id?: string
+          total_prompts?: number
+        }
+        Returns: Json
+      }
+      create_flow: { Args: { agent?: Json; name: string; owner_id: string; prompts: Json }; Returns: Json }
       create_webhook_endpoint: {
         Args: { events: string[]; max_endpoints?: number; owner_id: string; url: string }
         Returns: Json
       }
+      delete_flow: { Args: { flow_id: string; owner_id?: string }; Returns: Json }
       delete_webhook_endpoint: { Args: { endpoint_id: string; owner_id?: string }; Returns: Json }
       fail_launch: {
         Args: {
@@ -522,9 +725,12 @@ export type Database = {
         }
         Returns: Json
       }
+      get_execution: { Args: { id: string; include?: string[]; owner_id?: string }; Returns: Json }
+      get_flow: { Args: { flow_id: string; owner_id?: string }; Returns: Json }
       get_health: { Args: Record<PropertyKey, never>; Returns: Json }
       get_workflow_thread_by_bot_id: { Args: { bot_id: string }; Returns: Json }
       judge_machines: { Args: { machines: Json }; Returns: Json }
+      list_active_executions: { Args: { owner_id?: string }; Returns: Json }
       list_bots: {
         Args: {
           active?: boolean
@@ -534,6 +740,11 @@ export type Database = {
           owner_id?: string
           status?: string
         }
+        Returns: Json
+      }
+      list_flows: { Args: { cursor?: string; max_rows?: number; owner_id?: string }; Returns: Json }
+      list_recent_executions: {
+        Args: { cursor?: string; max_rows?: number; owner_id?: string }
         Returns: Json
       }
       list_webhook_deliveries: {
@@ -573,6 +784,7 @@ export type Database = {
         Args: { bot_id: string; evidence?: Json; outcome: string; probe_token: string; status_text?: string }
         Returns: Json
       }
+      renew_execution_lease: { Args: { id: string; lease_token: string }; Returns: Json }
       renew_processing: { Args: { processing_token: string; workflow_thread_id: string }; Returns: Json }
       replace_callback_token: {
         Args: { bot_id: string; launch_token: string; token_hash: string }
@@ -623,6 +835,10 @@ export type Database = {
         Returns: Json
       }
       resend_delivery: { Args: { delivery_id: string; owner_id?: string }; Returns: Json }
+      retry_execution: {
+        Args: { actor?: string; id: string; idempotency_key?: string; owner_id?: string; retry_from?: string }
+        Returns: Json
+      }
       rotate_webhook_secret: { Args: { endpoint_id?: string; owner_id?: string }; Returns: Json }
       save_workflow_thread_data: { Args: { data: Json; workflow_thread_id: string }; Returns: Json }
       status_changes: { Args: { after?: string; max_rows?: number; owner_id?: string }; Returns: Json }
@@ -648,8 +864,20 @@ export type Database = {
         }
         Returns: Json
       }
+      update_execution_progress: {
+        Args: { id: string; lease_token: string; prompt_index: number; prompt_result: Json }
+        Returns: Json
+      }
+      update_flow: {
+        Args: { agent?: Json; flow_id: string; name?: string; owner_id?: string; prompts?: Json }
+        Returns: Json
+      }
       update_webhook_endpoint: {
         Args: { enabled?: boolean; endpoint_id: string; events?: string[]; owner_id?: string; url?: string }
+        Returns: Json
+      }
+      yield_execution: {
+        Args: { failed?: boolean; id: string; lease_token: string; retry_after_s?: number }
         Returns: Json
       }
     }
@@ -660,6 +888,7 @@ export type Database = {
       container_status: 'Requested' | 'Starting' | 'Up' | 'Stopping' | 'Exited' | 'Failed'
       error_attribution: 'user' | 'host' | 'platform' | 'system'
       event_source: 'user' | 'bot' | 'worker' | 'sweep' | 'reconcile' | 'system' | 'repair'
+      flow_execution_status: 'running' | 'completed' | 'failed'
       meeting_completion_reason:
         | 'stopped'
         | 'validation_error'
@@ -802,6 +1031,7 @@ export const Constants = {
       container_status: ['Requested', 'Starting', 'Up', 'Stopping', 'Exited', 'Failed'],
       error_attribution: ['user', 'host', 'platform', 'system'],
       event_source: ['user', 'bot', 'worker', 'sweep', 'reconcile', 'system', 'repair'],
+      flow_execution_status: ['running', 'completed', 'failed'],
       meeting_completion_reason: [
         'stopped',
         'validation_error',

@@ -9,7 +9,8 @@ export type Caller =
   | { kind: 'secret' }
   | { kind: 'bot'; token_hash: string }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+/** The form of the ids of this project. */
+export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 
 /** A callback token is 32 random bytes in base64url. Other lengths are let through to be refused by the database. */
 const BOT_TOKEN = /^Bearer ([\w-]{20,200})$/i
@@ -72,6 +73,31 @@ export function actingFor(caller: Caller, owner_id: string | undefined): Acting 
   }
   if (caller.operator) return { owner_id, actor: caller.user_id }
   throw refusal('forbidden', { message: 'Only an operator may act for another owner.' })
+}
+
+/** Whom a request acts for that names its subject: its owner then follows from it, so nobody need be named. */
+export function actingOn(
+  caller: Caller,
+  owner_id: string | undefined,
+): Acting | { owner_id: null; actor: string | null } {
+  if (owner_id === undefined && caller.kind === 'secret') return { owner_id: null, actor: null }
+  if (owner_id === undefined && caller.kind === 'user' && caller.operator) {
+    return { owner_id: null, actor: caller.user_id }
+  }
+  return actingFor(caller, owner_id)
+}
+
+/**
+ * Whose rows a request reads; null for everybody's. Users read their own; an operator anybody's by its id and another
+ * owner's list by naming the owner; a secret key reads everything until it names one. Refuses with forbidden.
+ */
+export function readingFor(caller: Caller, owner_id: string | undefined, by_id: boolean): string | null {
+  if (caller.kind !== 'user') return owner_id ?? null
+  if (caller.operator) return owner_id ?? (by_id ? null : caller.user_id)
+  if (owner_id !== undefined && owner_id.toLowerCase() !== caller.user_id.toLowerCase()) {
+    throw refusal('forbidden', { message: 'Only an operator may read what another owner has.' })
+  }
+  return caller.user_id
 }
 
 /** The SHA-256 of a text, in hex. */

@@ -37,7 +37,7 @@ export interface Config<S extends z.ZodType> {
   auth: AuthMode[]
   /** The schema of the input, or a function that knows it for each sub-path and has null for no such path. */
   input: Input<S>
-  /** Where the input is: POST has a body, the others a query unless this says otherwise. */
+  /** Where the input is: POST and PATCH have a body, the others a query unless this says otherwise. */
   from?: 'query' | 'body'
 }
 
@@ -45,6 +45,8 @@ export interface Config<S extends z.ZodType> {
 export interface Endpoint {
   fetch(request: Request): Promise<Response>
   method: string
+  /** Whether it has something at this path. */
+  serves(path: string): boolean
   /** Answers a request of this method, or throws. */
   run(request: Request, path: string, ids: Ids): Promise<Answer>
 }
@@ -52,7 +54,7 @@ export interface Endpoint {
 /** What a log line tells about whom a request concerned. */
 type Ids = Record<string, string>
 
-const ID_FIELDS = ['bot_id', 'workflow_thread_id', 'owner_id', 'lane']
+const ID_FIELDS = ['bot_id', 'workflow_thread_id', 'flow_id', 'owner_id', 'lane']
 
 /**
  * The one wrapper of every function: method, path, credentials, body and schema are checked here, and every answer,
@@ -63,9 +65,10 @@ export function endpoint<S extends z.ZodType>(
   handler: (input: z.output<S>, context: Context) => Promise<Answer>,
 ): Endpoint {
   const { method, auth } = config
-  const from = config.from ?? (method === 'POST' ? 'body' : 'query')
+  const from = config.from ?? (method === 'POST' || method === 'PATCH' ? 'body' : 'query')
   const self: Endpoint = {
     method,
+    serves: (path) => schemaAt(config.input, path) !== null,
     async run(request, path, ids) {
       const schema = schemaAt(config.input, path)
       if (schema === null) throw refusal('not_found')
@@ -94,7 +97,7 @@ export function endpoint<S extends z.ZodType>(
   return self
 }
 
-/** One function that answers to several methods. */
+/** One function that answers to several methods, and to several paths. */
 export function endpoints(...all: Endpoint[]): { fetch(request: Request): Promise<Response> } {
   return { fetch: (request) => serve(request, all) }
 }
@@ -102,7 +105,7 @@ export function endpoints(...all: Endpoint[]): { fetch(request: Request): Promis
 async function serve(request: Request, all: Endpoint[]): Promise<Response> {
   const given = request.headers.get('x-request-id') ?? ''
   const request_id = /^[\w.-]{1,100}$/.test(given) ? given : crypto.randomUUID()
-  const methods = [...all.map((one) => one.method), 'OPTIONS'].join(', ')
+  const methods = [...new Set(all.map((one) => one.method)), 'OPTIONS'].join(', ')
   const headers = {
     'access-control-allow-origin': '*',
     'access-control-allow-methods': methods,
@@ -117,15 +120,22 @@ async function serve(request: Request, all: Endpoint[]): Promise<Response> {
   if (request.method === 'OPTIONS') return new Response(null, { status: 204, headers })
   const ids: Ids = {}
   try {
-    const route = all.find((one) => one.method === request.method)
-    if (route === undefined) throw refusal('method_not_allowed', { headers: { allow: methods } })
-    const { status, body } = await route.run(request, subPath(request.url), ids)
+    const path = subPath(request.url)
+    const { status, body } = await routeTo(all, request.method, path, methods).run(request, path, ids)
     return Response.json(body, { status, headers })
   } catch (thrown) {
     const error = toHttpError(thrown)
     logError(request, request_id, ids, error)
     return Response.json(error.body, { status: error.status, headers: { ...headers, ...error.headers } })
   }
+}
+
+function routeTo(all: Endpoint[], method: string, path: string, methods: string): Endpoint {
+  const of_method = all.filter((one) => one.method === method)
+  const route = of_method.find((one) => one.serves(path))
+  if (route !== undefined) return route
+  if (of_method.length > 0 && !all.some((one) => one.serves(path))) throw refusal('not_found')
+  throw refusal('method_not_allowed', { headers: { allow: methods } })
 }
 
 function logError(request: Request, request_id: string, ids: Ids, error: HttpError): void {

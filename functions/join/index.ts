@@ -5,7 +5,7 @@ import { workerSettings } from '../../src/worker/settings.ts'
 import { actingFor } from '../_shared/caller.ts'
 import { endpoint } from '../_shared/endpoint.ts'
 import { env, waitUntil } from '../_shared/env.ts'
-import { invalidRequest } from '../_shared/errors.ts'
+import { idempotencyKey } from '../_shared/idempotency.ts'
 
 const input = joinRequest({
   room_url: env('ROOM_URL'),
@@ -69,14 +69,6 @@ export default endpoint(
     return { status: 201, body: { ...body, callback_url: settings.callback_url, callback_token: token } }
   },
 )
-
-function idempotencyKey(request: Request): string | null {
-  const key = request.headers.get('idempotency-key')
-  if (key === null || /^[\x21-\x7e]{1,255}$/.test(key)) return key
-  throw invalidRequest([
-    { path: 'Idempotency-Key', message: 'The header has 1 to 255 printable ASCII characters.' },
-  ])
-}
 
 /** How many bots one owner may have attending; null without a limit, 0 for none at all. */
 function botLimit(): number | null {

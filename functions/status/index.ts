@@ -1,6 +1,6 @@
 import { namesOneBot, StatusQuery } from '../../src/contract/status.ts'
 import { callRpc } from '../../src/worker/rpc.ts'
-import type { Caller } from '../_shared/caller.ts'
+import { readingFor } from '../_shared/caller.ts'
 import { endpoint } from '../_shared/endpoint.ts'
 import { refusal } from '../_shared/errors.ts'
 
@@ -9,7 +9,7 @@ export default endpoint(
   { method: 'GET', auth: ['user', 'secret'], input: StatusQuery },
   async (query, { caller, db }) => {
     const one = namesOneBot(query)
-    const owner_id = ownerFilter(caller, query.owner_id, one && query.platform === undefined)
+    const owner_id = readingFor(caller, query.owner_id, one && query.platform === undefined)
     if (!one) {
       const list = await callRpc(db, 'list_bots', {
         status: query.status ?? null,
@@ -33,16 +33,3 @@ export default endpoint(
     return { status: 200, body: bot }
   },
 )
-
-/**
- * Whose bots are meant: a user's own. An operator reads any bot by its id, and another owner's list or meeting by
- * naming the owner; a secret key reads everything until it names one.
- */
-function ownerFilter(caller: Caller, owner_id: string | undefined, by_id: boolean): string | null {
-  if (caller.kind !== 'user') return owner_id ?? null
-  if (caller.operator) return owner_id ?? (by_id ? null : caller.user_id)
-  if (owner_id !== undefined && owner_id.toLowerCase() !== caller.user_id.toLowerCase()) {
-    throw refusal('forbidden', { message: 'Only an operator may read what another owner has.' })
-  }
-  return caller.user_id
-}

@@ -2,7 +2,7 @@ import { issuesOf } from '../../src/contract/errors.ts'
 import { StopPath, StopQuery, StopRequest, type StopResponse } from '../../src/contract/stop.ts'
 import { workerSettings } from '../../src/worker/settings.ts'
 import { type MachineCommand, sendMachineCommands } from '../../src/worker/stop.ts'
-import { type Acting, actingFor, type Caller } from '../_shared/caller.ts'
+import { actingFor, actingOn } from '../_shared/caller.ts'
 import { type Answer, type Context, endpoint, endpoints } from '../_shared/endpoint.ts'
 import { env, waitUntil } from '../_shared/env.ts'
 import { invalidRequest } from '../_shared/errors.ts'
@@ -20,8 +20,7 @@ const meeting = endpoint(
 /** One bot leaves its meeting. */
 const bot = endpoint(
   { method: 'POST', auth: ['user', 'secret'], input: StopRequest },
-  async ({ bot_id, owner_id }, context) =>
-    stop(context, { ...actingForBot(context.caller, owner_id), bot_id }),
+  async ({ bot_id, owner_id }, context) => stop(context, { ...actingOn(context.caller, owner_id), bot_id }),
 )
 
 export default endpoints(meeting, bot)
@@ -42,18 +41,6 @@ function decoded(segment = ''): string {
   } catch {
     return ''
   }
-}
-
-/** A bot's id says whose it is: a secret key need not, and an operator may stop anybody's. */
-function actingForBot(
-  caller: Caller,
-  owner_id: string | undefined,
-): Acting | { owner_id: null; actor: string | null } {
-  if (owner_id === undefined && caller.kind === 'secret') return { owner_id: null, actor: null }
-  if (owner_id === undefined && caller.kind === 'user' && caller.operator) {
-    return { owner_id: null, actor: caller.user_id }
-  }
-  return actingFor(caller, owner_id)
 }
 
 async function stop({ rpc }: Context, what: Record<string, unknown>): Promise<Answer> {

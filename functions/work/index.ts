@@ -20,7 +20,14 @@ const wake = endpoint(
   async ({ lane }, { admin }) => {
     const until = STARTED_AT + Number(env('WORK_SECONDS') ?? 140) * 1000
     const settings = workerSettings(env)
-    const context = { db: admin, settings, sockets: deno_sockets, worker: WORKER, agent_timeout_s: 90 }
+    const context = {
+      db: admin,
+      settings,
+      sockets: deno_sockets,
+      worker: WORKER,
+      agent_timeout_s: 90,
+      linger_ms: 1_200,
+    }
     waitUntil(
       runLane(lane, context, until).catch((error) =>
         log('error', 'lane_broke_off', { lane, ...errorFields(error) }),

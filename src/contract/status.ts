@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { Bot, BotStatus, MeetingStatus } from './bots.ts'
+import { Cursor, Limit } from './list.ts'
 import { NativeMeetingId, Platform } from './meeting.ts'
 
 /** What `?include=` may add to a bot. */
@@ -8,13 +9,7 @@ export type Include = z.infer<typeof Include>
 
 const INCLUDES: readonly string[] = Include.options
 
-// In a query everything is text, so numbers and booleans are read from their one spelling.
-const Limit = z
-  .string()
-  .regex(/^[1-9]\d{0,2}$/, 'limit is a whole number from 1 to 200.')
-  .transform(Number)
-  .refine((limit) => limit <= 200, 'limit is a whole number from 1 to 200.')
-
+// In a query everything is text, so booleans are read from their one spelling.
 const Flag = z.enum(['true', 'false']).transform((text) => text === 'true')
 
 const Includes = z
@@ -36,7 +31,7 @@ export const StatusQuery = z
     meeting_status: MeetingStatus.optional(),
     active: Flag.optional(),
     limit: Limit.optional(),
-    cursor: z.string().min(1).max(1024).optional(),
+    cursor: Cursor.optional(),
     owner_id: z.guid().optional(),
   })
   .superRefine((query, context) => {

@@ -9,6 +9,7 @@ import type { Bot, Insights } from '../contract/bots.ts'
 import type { JoinResponse } from '../contract/join.ts'
 import { createRollcall, type Rollcall } from '../index.ts'
 import { localConfig } from './config.ts'
+import { runFlowDemo } from './flow_demo.ts'
 import { lockOwner } from './lock.ts'
 import { type Visitor, visit } from './room/visitor.ts'
 import type { StackFile } from './stack.ts'
@@ -38,8 +39,8 @@ const DEADLINE_MS = 60_000
 
 /**
  * Sends the reference bot to a fresh room where two scripted people talk, and prints each transition as it
- * arrives over Realtime, then the questions, answers and insights.
- * @throws when the bot does not end completed.
+ * arrives over Realtime, then the questions, answers and insights; then a flow of three prompts, as it is answered.
+ * @throws when the bot or the flow does not end completed.
  */
 export async function runDemo(stack: DemoStack, print: (line: string) => void): Promise<void> {
   const deadline = AbortSignal.timeout(DEADLINE_MS)
@@ -72,8 +73,9 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
       )
     }
     printResults(ended, print)
+    await runFlowDemo({ client, print, deadline })
   } catch (error) {
-    if (deadline.aborted) throw new Error(`The bot was not completed within ${DEADLINE_MS / 1000} s.`)
+    if (deadline.aborted) throw new Error(`The demo was not over within ${DEADLINE_MS / 1000} s.`)
     throw error
   } finally {
     over.abort()

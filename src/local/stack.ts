@@ -128,6 +128,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         ...fly,
         BOT_IMAGE: 'rollcall-bot',
         ROOM_URL: room_url,
+        // Where the developer names no agent.
+        AGENT_BUILT_IN: '1',
         // Here nobody ends an isolate: it works as long as the stack runs.
         WORK_SECONDS: '1000000000',
       },

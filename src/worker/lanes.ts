@@ -1,5 +1,6 @@
 import type { SupabaseClient } from '@supabase/supabase-js'
 import type { Lane } from '../contract/work.ts'
+import { runExecutions } from './executions.ts'
 import { LAUNCH_SECONDS, launchUnfinished } from './launch.ts'
 import { processingSeconds, processNext } from './processing.ts'
 import { RECONCILE_SECONDS, reconcile } from './reconcile.ts'
@@ -18,6 +19,8 @@ export interface WorkContext {
   worker: string
   /** How long the agent may take for one answer. */
   agent_timeout_s: number
+  /** For how long a lane of prompts goes on looking when it finds nothing, in ms. */
+  linger_ms: number
 }
 
 /** A kind of work: claims one piece, does it and stores it. */
@@ -40,7 +43,7 @@ const STEPS: Partial<Record<Lane, Step>> = {
 }
 
 /** The lanes that have work in this version. */
-export const WORKING_LANES = Object.keys(STEPS) as Lane[]
+export const WORKING_LANES = [...Object.keys(STEPS), 'prompts'] as Lane[]
 
 /**
  * Works on a lane until nothing is due, or until the next step might not end before `until` (epoch ms).
@@ -52,6 +55,7 @@ export async function runLane(
   until = Number.POSITIVE_INFINITY,
   signal?: AbortSignal,
 ): Promise<number> {
+  if (lane === 'prompts') return runExecutions(context, until, signal)
   const step = STEPS[lane]
   if (step === undefined) return 0
   const may_begin = () => !signal?.aborted && Date.now() + step.longest_s(context) * 1000 <= until

@@ -12,7 +12,8 @@ import { workerSettings } from './settings.ts'
 // npm run worker: the lanes of the work function as a process, without its time limits. Any number may run.
 
 /** How long a lane rests when nothing is due, and after an error, in ms. */
-const IDLE_MS = 1_000
+const IDLE_MS: Partial<Record<Lane, number>> = { prompts: 400 }
+const OTHERWISE_IDLE_MS = 1_000
 const AFTER_ERROR_MS = 5_000
 
 /** How many pieces of a lane are worked on at a time. */
@@ -21,16 +22,20 @@ const AT_A_TIME: Partial<Record<Lane, number>> = { containers: 4, processing: 2 
 interface Project {
   url: string
   secret_key: string
+  /** The local stack, found by its data directory. */
+  local: boolean
 }
 
 /** The project: from the environment, else the local stack that runs on this data directory. */
 function project(): Project {
   const { SUPABASE_URL, SUPABASE_SECRET_KEY, ROLLCALL_DIR } = process.env
-  if (SUPABASE_URL && SUPABASE_SECRET_KEY) return { url: SUPABASE_URL, secret_key: SUPABASE_SECRET_KEY }
+  if (SUPABASE_URL && SUPABASE_SECRET_KEY) {
+    return { url: SUPABASE_URL, secret_key: SUPABASE_SECRET_KEY, local: false }
+  }
   const file = join(ROLLCALL_DIR || '.rollcall', 'stack.json')
   try {
     const stack: { api_url: string; secret_key: string } = JSON.parse(readFileSync(file, 'utf8'))
-    return { url: stack.api_url, secret_key: stack.secret_key }
+    return { url: stack.api_url, secret_key: stack.secret_key, local: true }
   } catch {
     throw new Error(
       `Set SUPABASE_URL and SUPABASE_SECRET_KEY, or start the local stack (${file} is not there).`,
@@ -40,7 +45,7 @@ function project(): Project {
 
 async function work(lane: Lane, context: WorkContext, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    let rest = IDLE_MS
+    let rest = IDLE_MS[lane] ?? OTHERWISE_IDLE_MS
     try {
       await runLane(lane, context, Number.POSITIVE_INFINITY, signal)
     } catch (error) {
@@ -52,8 +57,9 @@ async function work(lane: Lane, context: WorkContext, signal: AbortSignal): Prom
 }
 
 async function main(): Promise<void> {
-  const { url, secret_key } = project()
-  const settings = workerSettings((name) => (name === 'SUPABASE_URL' ? url : process.env[name]))
+  const { url, secret_key, local } = project()
+  const given: Record<string, string> = { SUPABASE_URL: url, ...(local ? { AGENT_BUILT_IN: '1' } : {}) }
+  const settings = workerSettings((name) => given[name] ?? process.env[name])
   const db = createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } })
   const context = {
     db,
@@ -61,6 +67,7 @@ async function main(): Promise<void> {
     sockets: node_sockets,
     worker: `${hostname()}:${process.pid}`,
     agent_timeout_s: 120,
+    linger_ms: 0,
   }
   const stop = new AbortController()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { Utterance } from '../contract/bots.ts'
-import { AgentError, askAgent } from './agent.ts'
+import { askAgent } from './agent.ts'
+import { AgentError } from './agent_error.ts'
 import { type Extract, extract } from './extract.ts'
 import type { WorkContext } from './lanes.ts'
 import { errorFields, log } from './log.ts'
@@ -67,7 +68,10 @@ async function read({ settings, agent_timeout_s }: WorkContext, transcript: unkn
 
 function complaint(error: unknown): { error_message: string; error_details: Record<string, unknown> } {
   if (error instanceof AgentError) {
-    return { error_message: error.message, error_details: { cause: 'agent', status: error.status } }
+    return {
+      error_message: error.message,
+      error_details: { cause: 'agent', code: error.code, status: error.status },
+    }
   }
   if (error instanceof z.ZodError) {
     const [issue] = error.issues

@@ -14,7 +14,7 @@ export interface MachineSettings {
   memory_mb: number
 }
 
-/** The agent that reads transcripts: any OpenAI-compatible chat API. */
+/** The agent that reads transcripts and answers prompts: any OpenAI-compatible chat API. */
 export interface AgentSettings {
   /** Its base, such as http://localhost:8080/v1. */
   url: string
@@ -27,6 +27,8 @@ export interface WorkerSettings {
   machines: MachineSettings | { missing: string[] }
   /** Null: transcripts are read by rules. */
   agent: AgentSettings | null
+  /** Who answers the prompts of flows; `built_in` on the local stack where no agent is configured. */
+  prompt_agent: AgentSettings | 'built_in'
   /** Where bots report, known to the world. */
   callback_url: string
   /** Webhooks may go to private hosts and over plain http: local development only. */
@@ -39,9 +41,11 @@ const Count = z.coerce.number().int().positive()
 export function workerSettings(read: ReadEnv): WorkerSettings {
   const url = read('SUPABASE_URL')
   if (!url) throw new Error('SUPABASE_URL is not set: it is the address of the project.')
+  const agent = agentSettings(read)
   return {
     machines: machineSettings(read),
-    agent: agentSettings(read),
+    agent,
+    prompt_agent: agent ?? (read('AGENT_BUILT_IN') === '1' ? 'built_in' : agentAt(read, localAgent(8080))),
     callback_url: `${url.replace(/\/+$/, '')}/functions/v1/callback`,
     webhooks_allow_private: read('WEBHOOKS_ALLOW_PRIVATE') === '1',
   }
@@ -61,9 +65,18 @@ function machineSettings(read: ReadEnv): WorkerSettings['machines'] {
   }
 }
 
+/** The agent that the environment names, by its URL or by its port on this machine; null for none. */
 function agentSettings(read: ReadEnv): AgentSettings | null {
   const url = read('AGENT_API_URL')
-  if (!url) return null
+  if (url) return agentAt(read, url)
+  return read('AGENT_API_PORT') ? agentAt(read, localAgent(count(read, 'AGENT_API_PORT', 8080))) : null
+}
+
+function localAgent(port: number): string {
+  return `http://localhost:${port}/v1`
+}
+
+function agentAt(read: ReadEnv, url: string): AgentSettings {
   return {
     url: url.replace(/\/+$/, ''),
     key: read('AGENT_API_KEY') || null,

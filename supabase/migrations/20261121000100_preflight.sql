@@ -7,7 +7,10 @@ begin
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where n.nspname = 'public'
-    and c.relname in ('status_events', 'status_rejections', 'error_codes', 'transcript_chunks', 'webhook_endpoints', 'webhook_deliveries');
+    and c.relname in (
+      'status_events', 'status_rejections', 'error_codes', 'transcript_chunks', 'webhook_endpoints', 'webhook_deliveries',
+      'task_flows', 'flow_executions', 'flow_prompt_results'
+    );
 
   -- Two tables may be there: those of old code, whose columns tell them.
   if taken is null then

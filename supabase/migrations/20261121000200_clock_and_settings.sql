@@ -40,6 +40,11 @@ create table lifecycle.settings (
   teardown_attempts int not null default 5,
   teardown_limit interval not null default '30 min',
   callbacks_per_second int not null default 20,
+  prompt_lease interval not null default '60 s',
+  prompt_attempts int not null default 4,
+  prompt_backoff interval not null default '1 s',
+  prompt_longest_wait interval not null default '300 s',
+  prompt_lost_leases int not null default 10,
   history_retention interval not null default '90 days',
   receipt_retention interval not null default '24 h',
   transcript_retention interval,
@@ -47,6 +52,8 @@ create table lifecycle.settings (
     hint_interval > '0' and machine_silent_limit > '0' and meeting_max_duration > '0' and processing_limit > '0'
     and processing_lease > '0' and stop_fast_path > '0' and probe_interval > '0' and probe_lease > '0'
     and missing_limit > '0' and teardown_attempts > 0 and teardown_limit > '0' and processing_attempts > 0 and processing_backoff > '0' and launch_lease > '0'
+    and prompt_lease > '0' and prompt_attempts > 0 and prompt_backoff > '0' and prompt_longest_wait > '0'
+    and prompt_lost_leases > 0
     and callbacks_per_second > 0 and history_retention > '0' and receipt_retention > '0' and transcript_retention > '0'
   )
 );
@@ -64,6 +71,9 @@ comment on column lifecycle.settings.missing_limit is 'For how long, without a b
 comment on column lifecycle.settings.teardown_attempts is 'After so many failed attempts to destroy its machine a stopping bot is failed.';
 comment on column lifecycle.settings.teardown_limit is 'A stopping bot whose machine no worker destroyed for so long after its deadline is failed.';
 comment on column lifecycle.settings.callbacks_per_second is 'How many callbacks a bot may make in a second.';
+comment on column lifecycle.settings.prompt_attempts is 'How often one prompt is asked where the agent fails in a way that passes; the wait before the second attempt is prompt_backoff, then four times as long each.';
+comment on column lifecycle.settings.prompt_longest_wait is 'An agent that asks to be left alone for longer than this is not waited for.';
+comment on column lifecycle.settings.prompt_lost_leases is 'After so many workers in a row that died at the same prompt an execution is failed.';
 comment on column lifecycle.settings.transcript_retention is 'Transcripts of bots that ended longer ago are erased by lifecycle.prune(); null keeps them.';
 
 create table lifecycle.watermarks (

@@ -106,6 +106,7 @@ as $$
 declare
   moment timestamptz := lifecycle.now();
   thread public.workflow_threads;
+  execution record;
   checked int := 0;
   changed int := 0;
   errors int := 0;
@@ -128,6 +129,23 @@ begin
       -- Out of the way of the others, and tried again in a minute.
       update public.workflow_threads t set deadline_at = moment + interval '60 s'
       where t.workflow_thread_id = thread.workflow_thread_id;
+    end;
+  end loop;
+  loop
+    exit when checked >= max_rows;
+    select e.id into execution from public.flow_executions e
+    where e.deadline_at <= moment
+    order by e.deadline_at limit 1 for update skip locked;
+    exit when not found;
+    checked := checked + 1;
+    begin
+      if private.expire_execution(execution.id) then
+        changed := changed + 1;
+      end if;
+    exception when others then
+      errors := errors + 1;
+      raise warning 'sweep: execution % could not be ended: %', execution.id, sqlerrm;
+      update public.flow_executions e set deadline_at = moment + interval '60 s' where e.id = execution.id;
     end;
   end loop;
   return jsonb_build_object('checked', checked, 'changed', changed, 'errors', errors);

@@ -29,6 +29,13 @@ begin
     );
     select count(*) into leases from public.workflow_threads t
     where t.processing_due_at > moment and t.processing_token is not null;
+  elsif lane = 'prompts' then
+    due := exists (
+      select from public.flow_executions e
+      where e.status = 'running' and (e.lease_expires_at is null or e.lease_expires_at <= moment)
+        and (e.not_before is null or e.not_before <= moment)
+    );
+    select count(*) into leases from public.flow_executions e where e.status = 'running' and e.lease_expires_at > moment;
   elsif lane = 'webhooks' then
     due := private.next_webhook(moment) is not null;
     select count(*) into leases from public.webhook_deliveries d

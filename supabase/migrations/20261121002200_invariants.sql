@@ -12,18 +12,20 @@ create view public.invariant_violations with (security_invoker = true) as
     from public.status_events e
     window run as (partition by e.machine, e.subject_id order by e.seq)
   ),
-  bots as (
-    select t.bot_id, m.machine, m.status, m.seq, t.bot_completed_at
+  runs as (
+    select m.machine, t.bot_id as subject_id, m.status, m.seq, t.bot_completed_at as ended_at
     from public.workflow_threads t,
       lateral (values ('bot', t.bot_status::text, t.bot_seq), ('meeting', t.meeting_status::text, t.meeting_seq)) m (machine, status, seq)
     where t.bot_status is not null
+    union all
+    select 'flow_execution', e.id, e.status::text, e.version, e.completed_at from public.flow_executions e
   )
   select v.violation, v.machine, v.subject_id, v.detail from (
-  select 'status_and_history_disagree' as violation, b.machine, b.bot_id as subject_id,
-    format('the row says %s (seq %s), the history %s (seq %s)', b.status, b.seq, l.to_status, l.seq) as detail
-  from bots b left join latest l on l.machine = b.machine and l.subject_id = b.bot_id
-  where (l.to_status, l.seq) is distinct from (b.status, b.seq)
-    and (l.seq is not null or coalesce(b.bot_completed_at >= (select h.pruned_before from private.history_horizon h), true))
+  select 'status_and_history_disagree' as violation, r.machine, r.subject_id,
+    format('the row says %s (seq %s), the history %s (seq %s)', r.status, r.seq, l.to_status, l.seq) as detail
+  from runs r left join latest l on l.machine = r.machine and l.subject_id = r.subject_id
+  where (l.to_status, l.seq) is distinct from (r.status, r.seq)
+    and (l.seq is not null or coalesce(r.ended_at >= (select h.pruned_before from private.history_horizon h), true))
   union all
   select 'seq_has_a_gap', c.machine, c.subject_id, format('%s follows %s', c.seq, coalesce(c.seq_before, 0))
   from chain c where c.seq <> coalesce(c.seq_before, 0) + 1
@@ -45,6 +47,19 @@ create view public.invariant_violations with (security_invoker = true) as
   select 'ended_with_work_left', 'bot', t.bot_id, t.bot_status::text
   from public.workflow_threads t
   where not lifecycle.is_open(t.bot_status) and (t.launch_due_at is not null or t.processing_due_at is not null)
+  union all
+  select 'open_without_a_deadline', 'flow_execution', e.id, e.status::text
+  from public.flow_executions e where e.status = 'running' and e.deadline_at is null
+  union all
+  select 'results_and_index_disagree', 'flow_execution', e.id,
+    format('%s of %s prompts, %s results', e.current_prompt_index, e.total_prompts, r.answered)
+  from public.flow_executions e
+  cross join lateral (
+    select count(*) filter (where r.response is not null) as answered, max(r.prompt_index) as last,
+      count(*) filter (where r.error is not null and r.prompt_index <> e.current_prompt_index) as stray
+    from public.flow_prompt_results r where r.execution_id = e.id
+  ) r
+  where r.answered <> e.current_prompt_index or r.last > e.current_prompt_index or r.stray > 0
   union all
   select 'webhook_is_not_what_happened', d.machine, d.subject_id, format('delivery %s tells of %s', d.id, d.type)
   from public.webhook_deliveries d

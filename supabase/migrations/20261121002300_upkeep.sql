@@ -19,8 +19,13 @@ begin
   horizon := moment - coalesce(older_than, settings.history_retention);
   perform set_config('rollcall.erasing', 'yes', true);
 
-  select array_agg(t.bot_id) into ended from public.workflow_threads t
-  where t.bot_completed_at < horizon and exists (select from public.status_events e where e.subject_id = t.bot_id);
+  select array_agg(t.subject_id) into ended
+  from (
+    select t.bot_id from public.workflow_threads t where t.bot_completed_at < horizon
+    union all
+    select f.id from public.flow_executions f where f.completed_at < horizon
+  ) t (subject_id)
+  where exists (select from public.status_events e where e.subject_id = t.subject_id);
   update private.history_horizon h
   set pruned_to = greatest(h.pruned_to, gone.xid), pruned_before = greatest(h.pruned_before, horizon)
   from (select max(e.xid) as xid from public.status_events e where e.subject_id = any (ended)) gone
@@ -55,6 +60,7 @@ set search_path = ''
 as $$
 declare
   bots int;
+  executions int;
   events int;
 begin
   if owner_id is null then
@@ -63,6 +69,9 @@ begin
   perform set_config('rollcall.erasing', 'yes', true);
   delete from public.workflow_threads t where t.owner_id = forget_owner.owner_id;
   get diagnostics bots = row_count;
+  delete from public.flow_executions e where e.owner_id = forget_owner.owner_id;
+  get diagnostics executions = row_count;
+  delete from public.task_flows f where f.owner_id = forget_owner.owner_id;
   delete from public.status_events e where e.owner_id = forget_owner.owner_id;
   get diagnostics events = row_count;
   delete from public.status_rejections r where r.owner_id = forget_owner.owner_id;
@@ -72,7 +81,7 @@ begin
   delete from private.webhook_secrets s where s.owner_id = forget_owner.owner_id;
   delete from lifecycle.hints h where h.topic = 'owner:' || forget_owner.owner_id;
   perform set_config('rollcall.erasing', '', true);
-  return jsonb_build_object('bots', bots, 'events', events);
+  return jsonb_build_object('bots', bots, 'executions', executions, 'events', events);
 end;
 $$;
 comment on function lifecycle.forget_owner is 'Erases everything of one person, history included. Stop the person''s open bots first: their machines are not looked for afterwards.';
@@ -84,15 +93,37 @@ set search_path = ''
 as $$
 declare
   thread public.workflow_threads;
+  repaired jsonb;
 begin
   if coalesce(btrim(reason), '') = '' then
     perform lifecycle.refuse_input('reason', 'is needed: a repair says why.');
   end if;
-  if machine not in ('bot', 'meeting') then
-    perform lifecycle.refuse_input('machine', 'must be bot or meeting.');
+  if machine not in ('bot', 'meeting', 'flow_execution') then
+    perform lifecycle.refuse_input('machine', 'must be bot, meeting or flow_execution.');
   end if;
   if not exists (select from lifecycle.states s where s.machine = repair.machine and s.state = to_status) then
     perform lifecycle.refuse_input('to_status', format('is no state of the machine %s.', machine));
+  end if;
+  if machine = 'flow_execution' then
+    perform set_config('rollcall.repairing', 'yes', true);
+    perform lifecycle.because('repair', reason, jsonb_build_object('by', session_user));
+    update public.flow_executions e
+    set status = to_status::public.flow_execution_status,
+      current_prompt_index = case when to_status = 'completed' then e.total_prompts
+        else least(e.current_prompt_index, e.total_prompts - 1) end,
+      -- Running again: for whoever claims it next.
+      lease_token = null, progressed_at = case when to_status = 'running' then lifecycle.now() else e.progressed_at end,
+      lost_leases = 0, prompt_attempts = 0,
+      error = case when to_status = 'failed' then reason end,
+      error_code = case when to_status = 'failed' then coalesce(repair.error_code, e.error_code, 'INTERNAL') end,
+      error_details = case when to_status = 'failed' then e.error_details end
+    where e.id = repair.subject_id
+    returning private.execution_json(e) into repaired;
+    if not found then
+      perform lifecycle.refuse(404, 'execution_not_found', 'No execution has this id.');
+    end if;
+    perform set_config('rollcall.repairing', '', true);
+    return repaired || '{"ok": true, "result": "processed", "changed": true}';
   end if;
   select * into thread from public.workflow_threads t where t.bot_id = repair.subject_id for update;
   if not found then

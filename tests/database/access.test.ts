@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { botIn, report, transcript } from '../support/bots.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { running } from '../support/flows.ts'
+import { rpc } from '../support/rpc.ts'
 
 let database: TestDatabase
 beforeAll(async () => {
@@ -24,11 +26,23 @@ const callable: Record<string, readonly string[]> = {
     'private.bot_json',
     'private.bot_transcript',
     'private.event_json',
+    'private.execution_deadline',
+    'private.execution_json',
+    'private.execution_results',
+    'private.flow_json',
     'private.is_operator',
+    'private.list_cursor',
+    'private.prompt_text',
+    'private.read_list_cursor',
     'private.to_platform',
     'private.topic_subject',
     'public.get_bot',
+    'public.get_execution',
+    'public.get_flow',
+    'public.list_active_executions',
     'public.list_bots',
+    'public.list_flows',
+    'public.list_recent_executions',
     'public.machine_catalog',
     'public.status_changes',
     'private.webhook_delivery_json',
@@ -47,7 +61,14 @@ const callable: Record<string, readonly string[]> = {
     'private.bot_json',
     'private.bot_transcript',
     'private.event_json',
+    'private.execution_deadline',
+    'private.execution_json',
+    'private.execution_results',
+    'private.flow_json',
     'private.is_operator',
+    'private.list_cursor',
+    'private.prompt_text',
+    'private.read_list_cursor',
     'private.to_platform',
     'private.topic_subject',
     'public.claim_orphan_scan',
@@ -55,6 +76,22 @@ const callable: Record<string, readonly string[]> = {
     'public.judge_machines',
     'public.record_probe',
     'public.stop_bot',
+    'public.cancel_execution',
+    'public.claim_execution',
+    'public.complete_execution',
+    'public.create_execution',
+    'public.create_flow',
+    'public.delete_flow',
+    'public.get_execution',
+    'public.get_flow',
+    'public.list_active_executions',
+    'public.list_flows',
+    'public.list_recent_executions',
+    'public.renew_execution_lease',
+    'public.retry_execution',
+    'public.update_execution_progress',
+    'public.update_flow',
+    'public.yield_execution',
     'public.claim_launch',
     'public.claim_processing',
     'public.complete_processing',
@@ -92,6 +129,9 @@ const callable: Record<string, readonly string[]> = {
 const everyone = ['lifecycle.machines', 'lifecycle.states', 'lifecycle.transitions', 'public.error_codes']
 const own = [
   ...everyone,
+  'public.flow_executions',
+  'public.flow_prompt_results',
+  'public.task_flows',
   'private.history_horizon',
   'public.invariant_violations',
   'public.status_events',
@@ -171,7 +211,18 @@ test('owners see their own rows, strangers none, operators all', async () => {
   await report(database.owner, bot, 'transcript', { chunk: 0, utterances: transcript })
   await report(database.owner, bot, 'joining')
   const operator = { sub: randomUUID(), app_metadata: { rollcall: 'operator' } }
-  for (const table of ['workflow_threads', 'status_events', 'status_rejections', 'transcript_chunks']) {
+  const { owner_id } = bot
+  const { execution } = await running(database.owner, ['one', 'two'], { owner_id })
+  const { lease_token } =
+    (await rpc<{ lease_token: string }>(database.owner, 'claim_execution', { worker: 'w' })) ?? {}
+  await rpc(database.owner, 'update_execution_progress', {
+    id: execution.id,
+    prompt_index: 0,
+    prompt_result: { response: 'x' },
+    lease_token,
+  })
+  const tables = ['workflow_threads', 'status_events', 'status_rejections', 'transcript_chunks']
+  for (const table of [...tables, 'task_flows', 'flow_executions', 'flow_prompt_results']) {
     const rows = (claims: { sub: string }) =>
       database.as('authenticated', claims, (sql) => sql.unsafe(`select * from public.${table}`))
     expect((await rows({ sub: bot.owner_id })).length, table).toBeGreaterThan(0)

@@ -186,6 +186,47 @@ test(
   limit,
 )
 
+test(
+  'no body makes flows and executions fail on our side',
+  async () => {
+    const good = { name: 'fuzz', prompts: ['a'], agent: { model: 'm' }, from: 'start', total_prompts: 1 }
+    const flow = (await project.call('/flows', { method: 'POST', as: user, body: good })).body
+    const run = await project.call(`/flows/${flow.id}/run`, { method: 'POST', as: user })
+    const { id } = run.body
+    await project.call(`/executions/${id}/cancel`, { method: 'POST', as: user })
+    const fields = ['name', 'prompts', 'agent', 'owner_id', 'from', 'total_prompts']
+    const requests = fc.constantFrom<[string, string]>(
+      ['POST', '/flows'],
+      ['PATCH', `/flows/${flow.id}`],
+      ['POST', `/flows/${flow.id}/run`],
+      ['POST', `/executions/${id}/cancel`],
+      ['POST', `/executions/${id}/retry`],
+      ['POST', '/flows/%00/run'],
+    )
+    await fc.assert(
+      fc.asyncProperty(requests, spoilt(good, fields), ([method, path], body) =>
+        answers(body, () => project.call(path, { method, as: user, body })),
+      ),
+      { numRuns },
+    )
+    const value = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 100 }),
+      fc.base64String({ maxLength: 100 }),
+      fc.constantFrom('\0', '1', '-1', '1e9', 'results', 'MTk3MC0wMS0wMSB4', id),
+    )
+    const reads = fc.constantFrom('/flows', '/executions/recent', '/executions/active', `/executions/${id}`)
+    const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'include'), value)
+    await fc.assert(
+      fc.asyncProperty(reads, queries, (path, query) => {
+        const text = new URLSearchParams(query).toString()
+        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
+      }),
+      { numRuns },
+    )
+  },
+  limit * 2,
+)
+
 test('and after all of it nothing is broken', async () => {
   const [row] = await project.superuser`select count(*)::int as n from public.invariant_violations`
   expect(row?.n).toBe(0)

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { runDemo } from '../../src/local/demo.ts'
 import { sharedStack } from '../support/stack.ts'
 
-test('the demo shows each transition once and in order, then what the bot made of the talk', async () => {
+test('the demo shows each transition once and in order, what the bot made of the talk, and a flow', async () => {
   const lines: string[] = []
   const started_at = Date.now()
   await runDemo(await sharedStack(), (line) => lines.push(line))
@@ -29,4 +29,8 @@ test('the demo shows each transition once and in order, then what the bot made o
   const text = lines.join('\n')
   expect(text).toContain('Grace: How long does the migration take?\n    Ada: Four minutes')
   expect(text).toContain('- Ada: I will write to them this afternoon.')
+
+  const flow = text.slice(text.indexOf('Demo: the flow "Release notes"'))
+  expect([...flow.matchAll(/^ +(\d\/3) {2}/gm)].map(([, step]) => step)).toEqual(['1/3', '2/3', '3/3'])
+  expect(flow).toContain('[Built-in agent: no model')
 }, 90_000)

@@ -1,0 +1,178 @@
+-- An execution is one run of a flow: its own copy of the plan, how far it is, and who works on it.
+
+create type public.flow_execution_status as enum ('running', 'completed', 'failed');
+
+create table public.flow_executions (
+  id uuid primary key default gen_random_uuid(),
+  flow_id uuid not null,
+  owner_id uuid not null,
+  status public.flow_execution_status not null default 'running',
+  version int not null default 0,
+  current_prompt_index int not null default 0,
+  total_prompts int not null,
+  attempt int not null default 1,
+  prompt_attempts int not null default 0,
+  lost_leases int not null default 0,
+  created_at timestamptz not null,
+  started_at timestamptz,
+  progressed_at timestamptz,
+  completed_at timestamptz,
+  deadline_at timestamptz,
+  not_before timestamptz,
+  lease_expires_at timestamptz,
+  lease_token uuid,
+  retry_of uuid references public.flow_executions on delete set null,
+  lease_owner text,
+  error text,
+  error_code text,
+  error_details jsonb,
+  flow_name text not null,
+  agent jsonb not null,
+  prompts jsonb not null,
+  constraint index_is_of_a_prompt check (
+    case status when 'completed' then current_prompt_index = total_prompts
+      else current_prompt_index between 0 and total_prompts - 1 end
+  ),
+  constraint failed_says_why check (
+    status <> 'failed' or (error is not null and btrim(error) <> '' and error_code is not null)
+  ),
+  constraint only_failed_has_an_error check (status = 'failed' or num_nonnulls(error, error_code, error_details) = 0),
+  constraint error_details_are_at_most_64_kb check (octet_length(error_details::text) <= 65536),
+  constraint ended_has_its_time check ((status = 'running') = (completed_at is null)),
+  constraint ended_is_nobodys check (status = 'running' or lease_expires_at is null)
+) with (fillfactor = 70);
+
+-- A step changes none of the indexed columns, so it stays on its page and touches no index.
+create index flow_executions_by_owner on public.flow_executions (owner_id, created_at desc, id desc);
+create index flow_executions_running on public.flow_executions (owner_id, created_at) where status = 'running';
+create index flow_executions_due on public.flow_executions (deadline_at) where deadline_at is not null;
+create index flow_executions_retries on public.flow_executions (retry_of) where retry_of is not null;
+
+comment on table public.flow_executions is
+  'One run of a flow. Its prompts and agent are those of the start: editing or deleting the flow changes nothing here.';
+comment on column public.flow_executions.flow_id is 'No foreign key: an execution outlives its flow.';
+comment on column public.flow_executions.owner_id is 'No foreign key: deleting a user never fails, lifecycle.forget_owner() erases the executions.';
+comment on column public.flow_executions.version is 'One more with each transition: the seq of the newest event.';
+comment on column public.flow_executions.current_prompt_index is 'The prompt being answered, from 0; total_prompts when completed.';
+comment on column public.flow_executions.attempt is '1, and one more with each retry.';
+comment on column public.flow_executions.prompt_attempts is 'How often the current prompt was asked in vain.';
+comment on column public.flow_executions.lost_leases is 'How many workers in a row died at the current prompt.';
+comment on column public.flow_executions.started_at is 'The first claim; null while it waits for a worker.';
+comment on column public.flow_executions.progressed_at is 'The newest claim or stored result: the limit counts from here.';
+comment on column public.flow_executions.deadline_at is 'When the sweep looks after it, never later than its limit; null at the end.';
+comment on column public.flow_executions.not_before is 'Until when nobody may claim it: the wait after a failed attempt.';
+comment on column public.flow_executions.lease_token is 'Of the newest claim: whoever holds another one changes nothing.';
+
+alter table public.flow_executions enable row level security;
+create policy "owners read their executions" on public.flow_executions
+  for select to authenticated using (owner_id = (select auth.uid()) or (select private.is_operator()));
+revoke all on public.flow_executions from public, anon, authenticated, service_role;
+grant select on public.flow_executions to authenticated, service_role;
+
+create table public.flow_prompt_results (
+  execution_id uuid references public.flow_executions on delete cascade,
+  prompt_index int constraint index_is_not_negative check (prompt_index >= 0),
+  owner_id uuid not null,
+  attempts int not null,
+  duration_ms int not null,
+  omitted_pairs int not null default 0,
+  completed_at timestamptz not null,
+  response text,
+  error text,
+  usage jsonb,
+  primary key (execution_id, prompt_index),
+  constraint answer_or_error check ((response is null) <> (error is null)),
+  constraint error_says_something check (btrim(error) <> ''),
+  constraint response_is_at_most_256_kb check (octet_length(response) <= 262144),
+  constraint usage_is_small check (octet_length(usage::text) <= 4096)
+);
+comment on table public.flow_prompt_results is
+  'What became of each prompt of an execution, a row each: a step writes its own result and never those before it. The prompt is in the execution.';
+comment on column public.flow_prompt_results.omitted_pairs is
+  'How many of the first prompts and responses the agent was not shown, since the conversation had become too long.';
+
+alter table public.flow_prompt_results enable row level security;
+create policy "owners read their results" on public.flow_prompt_results
+  for select to authenticated using (owner_id = (select auth.uid()) or (select private.is_operator()));
+revoke all on public.flow_prompt_results from public, anon, authenticated, service_role;
+grant select on public.flow_prompt_results to authenticated, service_role;
+
+create function private.guard_flow_execution()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+  stamp timestamptz := lifecycle.now();
+  before public.flow_execution_status;
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
+begin
+  if tg_op = 'INSERT' then
+    if new.status <> 'running' then
+      perform lifecycle.refuse_transition('flow_execution', null, new.status::text);
+    end if;
+    new.version := 0;
+    new.created_at := stamp;
+  else
+    before := old.status;
+    if before <> 'running' and not repairing
+      and (new.error, new.error_code, new.error_details, new.completed_at)
+        is distinct from (old.error, old.error_code, old.error_details, old.completed_at)
+    then
+      perform lifecycle.refuse(409, 'illegal_transition', 'An ended execution keeps its error and its time for ever.',
+        jsonb_build_object('machine', 'flow_execution', 'from', before, 'to', new.status, 'allowed', '[]'::jsonb));
+    end if;
+    if new.status = before then
+      return new;
+    end if;
+    if not repairing and not lifecycle.transition_allowed('flow_execution', before::text, new.status::text) then
+      perform lifecycle.refuse_transition('flow_execution', before::text, new.status::text);
+    end if;
+    -- Never earlier than the stamp before, whatever the clock does.
+    stamp := greatest(stamp, old.created_at, old.progressed_at, old.completed_at);
+  end if;
+
+  if new.status = 'completed' then
+    -- The last progress before the end: whoever watches is done with that.
+    perform private.push_progress(new.id, new.owner_id, before, new.version,
+      new.current_prompt_index, new.total_prompts, stamp);
+  end if;
+  new.version := new.version + 1;
+  if new.status = 'running' then
+    new.completed_at := null;
+    -- Claims and results do not move it: the sweep works it out anew when it seems to have passed.
+    new.deadline_at := stamp + (
+      select s.time_limit from lifecycle.states s where s.machine = 'flow_execution' and s.state = 'running');
+  else
+    if new.status = 'completed' and coalesce(current_setting('rollcall.because', true), '') = '' then
+      -- Only a stored result does that, and the steps before the last need not pay for saying so.
+      perform lifecycle.because('worker');
+    end if;
+    new.completed_at := stamp;
+    new.deadline_at := null;
+    new.lease_expires_at := null;
+    new.not_before := null;
+  end if;
+  perform lifecycle.record('flow_execution', new.id, new.owner_id, new.version, new.version,
+    before::text, new.status::text, stamp, 'flow_execution:' || new.id,
+    case when new.status = 'failed' then case when new.started_at is null then 'queue' else 'prompt' end end,
+    new.error_code, new.error,
+    jsonb_build_object('current_prompt_index', new.current_prompt_index, 'total_prompts', new.total_prompts));
+  perform set_config('rollcall.because', '', true);
+  return new;
+end;
+$$;
+
+create trigger guard_status_of_new before insert on public.flow_executions
+  for each row execute function private.guard_flow_execution();
+-- Claims, leases and results change none of these and do not pay for the guard.
+create trigger guard_status before update on public.flow_executions
+  for each row when (
+    old.status <> new.status or old.completed_at is distinct from new.completed_at
+    or old.error is distinct from new.error or old.error_code is distinct from new.error_code
+    or old.error_details is distinct from new.error_details
+  )
+  execute function private.guard_flow_execution();
+
+revoke execute on function private.guard_flow_execution() from public, anon, authenticated, service_role;
