@@ -12,10 +12,19 @@ export type { BotChange, Change } from './client/change.ts'
 export type { ChangesOptions, ChangeWithCursor } from './client/changes.ts'
 export type { Connection } from './client/connection.ts'
 export { RollcallError } from './client/errors.ts'
+export type { ExecutionOptions, FlowDefinition, Flows, PageOptions } from './client/flows.ts'
 export { createRollcall, type Rollcall, type RollcallOptions } from './client/rollcall.ts'
 export type { DeliveryFilters, Webhooks } from './client/webhooks.ts'
 export type { Bot, BotStatus, ContainerStatus, MeetingStatus } from './contract/bots.ts'
 export type { RunError } from './contract/errors.ts'
+export type {
+  ActiveExecutions,
+  Execution,
+  ExecutionList,
+  ExecutionSummary,
+  PromptResult,
+} from './contract/executions.ts'
+export type { Flow, FlowAgent, FlowList, Prompt } from './contract/flows.ts'
 export type { JoinInput, JoinResponse } from './contract/join.ts'
 export type { BotList } from './contract/status.ts'
 export type { StopResponse } from './contract/stop.ts'

@@ -2,6 +2,7 @@ import type { SupabaseClient } from '@supabase/supabase-js'
 import { type Bots, createBots } from './bots.ts'
 import { type ChangesOptions, type ChangeWithCursor, changes } from './changes.ts'
 import type { Connection } from './connection.ts'
+import { createFlows, type Flows } from './flows.ts'
 import { hubOf } from './hub.ts'
 import { createWebhooks, type Webhooks } from './webhooks.ts'
 
@@ -13,6 +14,7 @@ export interface RollcallOptions {
 /** The client. It opens nothing by itself: a channel and timers exist while something is watched. */
 export interface Rollcall {
   bots: Bots
+  flows: Flows
   webhooks: Webhooks
   /**
    * All transitions of the caller's runs from a cursor on, exactly once, and then the new ones as they come. Keep
@@ -28,6 +30,7 @@ export function createRollcall(supabase: SupabaseClient, { owner_id }: RollcallO
   const owner = owner_id?.toLowerCase()
   return {
     bots: createBots(supabase, owner),
+    flows: createFlows(supabase, owner),
     webhooks: createWebhooks(supabase, owner),
     changes: (options = {}) => changes(supabase, owner, options),
     onConnection: (listener) => hubOf(supabase, owner).onConnection(listener),
