@@ -145,9 +145,10 @@ describe('an endpoint', () => {
     ]) {
       expect((await call('GET', to)).status, to).toBe(422)
     }
-    for (const to of ['/a/b', '/deliveries/a/b', `/${randomUUID()}/rotate`]) {
+    for (const to of ['/a/b', '/deliveries/a/b']) {
       expect((await call('GET', to)).status, to).toBe(404)
     }
+    expect((await call('GET', `/${randomUUID()}/rotate`)).status).toBe(405)
     expect((await call('POST', `/${randomUUID()}/rotate/x`)).status).toBe(404)
     expect((await call('POST', `/deliveries/${randomUUID()}/resend`)).body.code).toBe(
       'webhook_delivery_not_found',
@@ -484,7 +485,8 @@ test('no input is a 500', async () => {
     path: fc.array(
       fc.oneof(
         fc.constantFrom('deliveries', 'secret', 'rotate', 'resend', id),
-        text.map((raw) => encodeURIComponent(raw.toWellFormed())),
+        // Dots would be taken for a way out of the function before they are sent.
+        text.filter((raw) => !/^\.{1,2}$/.test(raw)).map((raw) => encodeURIComponent(raw.toWellFormed())),
       ),
       {
         maxLength: 4,
