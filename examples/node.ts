@@ -2,7 +2,7 @@
  * Sends a bot to a meeting and prints what becomes of it. With a session: the address of the project, its publishable
  * key, an email and a password in the environment.
  *
- *   SUPABASE_URL=... SUPABASE_PUBLISHABLE_KEY=... EMAIL=... PASSWORD=... node examples/node.ts <meeting url>
+ *   SUPABASE_URL=... SUPABASE_PUBLISHABLE_KEY=... EMAIL=... PASSWORD=... npx node examples/node.ts <meeting url>
  */
 import { createClient } from '@supabase/supabase-js'
 // As a package of its own: import { createRollcall, RollcallError } from 'rollcall'
@@ -16,7 +16,9 @@ if (error) throw error
 const rollcall = createRollcall(supabase)
 rollcall.onConnection((connection) => console.log(`link      ${connection}`))
 try {
-  const bot = await rollcall.bots.join({ platform: 'google_meet', meeting_url: process.argv[2] ?? '' })
+  const meeting_url = process.argv[2] ?? ''
+  const platform = meeting_url.includes('/room/') ? 'room' : 'google_meet'
+  const bot = await rollcall.bots.join({ platform, meeting_url })
   process.once('SIGINT', () => rollcall.bots.stop(bot.bot_id))
   for await (const change of rollcall.bots.watch(bot.bot_id)) {
     console.log(`${change.machine.padEnd(8)}  ${change.from ?? '-'} -> ${change.to}`)
