@@ -324,7 +324,7 @@ describe('reconciliation', () => {
       await expect.poll(async () => (await project.row(bot)).probe_token, { timeout: 20_000 }).toBeNull()
       expect(await project.row(bot)).toMatchObject({ bot_status: 'running', meeting_status: 'active' })
     }
-  })
+  }, 60_000)
 
   test('F14 machines of no bot are destroyed, F15 those of open bots are left', async () => {
     const bot = await launched('active')
