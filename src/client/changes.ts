@@ -52,7 +52,7 @@ export function changes(
       }
     }
     const leave = hubOf(supabase, owner_id).add({
-      subject_id: undefined,
+      topic: undefined,
       async read(read_signal, count) {
         try {
           return await readOn(read_signal, count)

@@ -93,7 +93,7 @@ export function createFlows(supabase: SupabaseClient, owner_id: string | undefin
     return new Stream<ExecutionSummary>((stream) => {
       let seen = ''
       return hubOf(supabase, owner_id).add({
-        subject_id: undefined,
+        topic: undefined,
         isBehind: () => true,
         fail: (error) => stream.fail(error),
         async read(reading, count) {

@@ -10,8 +10,8 @@ import { isOnline, listenToWakeups } from './wakeups.ts'
 
 /** Somebody who wants to know what is new. */
 export type Reader = {
-  /** The one run that it is about; undefined for many. */
-  readonly subject_id: string | undefined
+  /** Where the one run that it is about is heard of, such as `bot:<bot_id>`; undefined for many. */
+  readonly topic: string | undefined
   /** Reads on; `count` hears of each request. Answers whether anything was new. */
   read(signal: AbortSignal, count: () => void): Promise<boolean>
   /** Whether a hint tells of something that was not read yet. */
@@ -83,7 +83,7 @@ export class Hub {
   /** A reader wants something else, or there is one more: reads as soon as the pace allows. */
   refresh(): void {
     const life = this.#life
-    if (life && this.#topic?.startsWith('bot:') && this.#wanted() !== this.#topic) void this.#connect(life)
+    if (life && this.#is_of_one_run && this.#wanted() !== this.#topic) void this.#connect(life)
     else this.#wake()
   }
 
@@ -139,11 +139,15 @@ export class Hub {
 
   // The channel
 
+  get #is_of_one_run(): boolean {
+    return this.#topic !== undefined && this.#topic !== 'operators' && !this.#topic.startsWith('owner:')
+  }
+
   /** One run has a topic of its own; whoever watches more hears of everything of the owner. */
   #wanted(identity?: Identity): string | undefined {
-    const subjects = new Set(Array.from(this.#readers, (reader) => reader.subject_id))
-    const [only] = subjects
-    if (subjects.size === 1 && only !== undefined) return `bot:${only}`
+    const topics = new Set(Array.from(this.#readers, (reader) => reader.topic))
+    const [only] = topics
+    if (topics.size === 1 && only !== undefined) return only
     if (this.#owner_id !== undefined) return `owner:${this.#owner_id}`
     if (identity?.kind === 'user') return identity.operator ? 'operators' : `owner:${identity.user_id}`
     return undefined

@@ -74,9 +74,9 @@ export class Runs implements Reader {
     this.#hub = hubOf(supabase, owner_id)
   }
 
-  get subject_id(): string | undefined {
+  get topic(): string | undefined {
     const [only] = this.#by_subject.keys()
-    return this.#by_subject.size === 1 ? only : undefined
+    return this.#by_subject.size === 1 ? `bot:${only}` : undefined
   }
 
   /** Somebody follows a run from now on. Returns how to end that. */
