@@ -177,8 +177,7 @@ as $$
 declare
   wanted public.bot_status;
   wanted_meeting public.meeting_status;
-  before_at timestamptz;
-  before_id text;
+  place record := private.read_text_cursor(cursor);
   items jsonb;
 begin
   if max_rows is null or max_rows not between 1 and 200 then
@@ -195,15 +194,6 @@ begin
     perform lifecycle.refuse_input('meeting_status',
       'must be requested, joining, awaiting_admission, active, stopping, completed or failed.');
   end;
-  if cursor is not null then
-    begin
-      before_at := split_part(convert_from(decode(cursor, 'base64'), 'utf8'), ' ', 1)::timestamptz;
-      before_id := substr(convert_from(decode(cursor, 'base64'), 'utf8'),
-        1 + strpos(convert_from(decode(cursor, 'base64'), 'utf8'), ' '));
-    exception when data_exception then
-      perform lifecycle.refuse_input('cursor', 'is not a next_cursor of this list.');
-    end;
-  end if;
 
   select jsonb_agg(private.bot_json(t) order by t.created_at desc, t.workflow_thread_id) into items
   from (
@@ -214,8 +204,8 @@ begin
       and (wanted_meeting is null or t.meeting_status = wanted_meeting)
       and (active is null or lifecycle.is_open(t.bot_status) = active)
       and (
-        before_at is null or t.created_at < before_at
-        or (t.created_at = before_at and t.workflow_thread_id > before_id)
+        t.created_at < place.before_at
+        or (t.created_at = place.before_at and t.workflow_thread_id > place.before_id)
       )
     order by t.created_at desc, t.workflow_thread_id
     limit max_rows + 1
@@ -223,8 +213,8 @@ begin
 
   if jsonb_array_length(items) > max_rows then
     items := items - max_rows;
-    return jsonb_build_object('items', items, 'next_cursor', translate(encode(convert_to(
-      concat_ws(' ', items -> -1 ->> 'created_at', items -> -1 ->> 'workflow_thread_id'), 'utf8'), 'base64'), E'\n', ''));
+    return jsonb_build_object('items', items, 'next_cursor',
+      private.list_cursor((items -> -1 ->> 'created_at')::timestamptz, items -> -1 ->> 'workflow_thread_id'));
   end if;
   return jsonb_build_object('items', coalesce(items, '[]'), 'next_cursor', null);
 end;

@@ -205,35 +205,6 @@ as $$
 $$;
 comment on function public.get_flow is 'A flow; null where the caller sees none.';
 
-create function private.list_cursor(at timestamptz, id uuid)
-returns text
-language sql
-stable
-set search_path = ''
-as $$
-  select translate(encode(convert_to(to_jsonb(at) #>> '{}' || ' ' || id, 'utf8'), 'base64'), E'\n', '')
-$$;
-comment on function private.list_cursor is 'Where a list, newest first, goes on behind this row.';
-
-create function private.read_list_cursor(cursor text, out before_at timestamptz, out before_id uuid)
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-  if cursor is null then
-    before_at := 'infinity';
-    before_id := 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-    return;
-  end if;
-  before_at := split_part(convert_from(decode(cursor, 'base64'), 'utf8'), ' ', 1)::timestamptz;
-  before_id := split_part(convert_from(decode(cursor, 'base64'), 'utf8'), ' ', 2)::uuid;
-exception when data_exception then
-  perform lifecycle.refuse_input('cursor', 'is not a next_cursor of this list.');
-end;
-$$;
-comment on function private.read_list_cursor is 'The row that a cursor stands for; the very first place for null, PT422 for anything else.';
-
 create function public.list_flows(max_rows int default 50, cursor text default null, owner_id uuid default null)
 returns jsonb
 language plpgsql
@@ -268,12 +239,12 @@ comment on function public.list_flows is
 
 revoke execute on function
   private.prompts_problem(jsonb), private.agent_problem(jsonb), private.check_flow(text, jsonb, jsonb),
-  private.flow_json(public.task_flows), private.list_cursor(timestamptz, uuid), private.read_list_cursor(text),
+  private.flow_json(public.task_flows),
   public.create_flow(uuid, text, jsonb, jsonb), public.update_flow(uuid, uuid, text, jsonb, jsonb),
   public.delete_flow(uuid, uuid), public.get_flow(uuid, uuid), public.list_flows(int, text, uuid)
 from public, anon, authenticated;
 grant execute on function
-  private.flow_json(public.task_flows), private.list_cursor(timestamptz, uuid), private.read_list_cursor(text),
+  private.flow_json(public.task_flows),
   public.get_flow(uuid, uuid), public.list_flows(int, text, uuid)
 to authenticated, service_role;
 grant execute on function

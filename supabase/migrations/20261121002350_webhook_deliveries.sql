@@ -328,8 +328,7 @@ set search_path = ''
 as $$
 declare
   wanted public.webhook_delivery_state;
-  before_at timestamptz;
-  before_id uuid;
+  place record := private.read_list_cursor(cursor);
   items jsonb;
 begin
   if max_rows is null or max_rows not between 1 and 200 then
@@ -340,14 +339,6 @@ begin
   exception when invalid_text_representation then
     perform lifecycle.refuse_input('state', 'must be pending, delivered or failed.');
   end;
-  if cursor is not null then
-    begin
-      before_at := split_part(convert_from(decode(cursor, 'base64'), 'utf8'), ' ', 1)::timestamptz;
-      before_id := split_part(convert_from(decode(cursor, 'base64'), 'utf8'), ' ', 2)::uuid;
-    exception when data_exception then
-      perform lifecycle.refuse_input('cursor', 'is not a next_cursor of this list.');
-    end;
-  end if;
 
   select jsonb_agg(
     private.webhook_delivery_json(d)
@@ -361,14 +352,14 @@ begin
       and (list_webhook_deliveries.endpoint_id is null or d.endpoint_id = list_webhook_deliveries.endpoint_id)
       and (list_webhook_deliveries.subject_id is null or d.subject_id = list_webhook_deliveries.subject_id)
       and (wanted is null or d.state = wanted)
-      and (before_at is null or d.created_at < before_at or (d.created_at = before_at and d.id > before_id))
+      and (d.created_at < place.before_at or (d.created_at = place.before_at and d.id > place.before_id))
     order by d.created_at desc, d.id
     limit max_rows + 1
   ) d;
   if jsonb_array_length(items) > max_rows then
     items := items - max_rows;
-    return jsonb_build_object('items', items, 'next_cursor', translate(encode(convert_to(
-      concat_ws(' ', items -> -1 ->> 'created_at', items -> -1 ->> 'id'), 'utf8'), 'base64'), E'\n', ''));
+    return jsonb_build_object('items', items, 'next_cursor',
+      private.list_cursor((items -> -1 ->> 'created_at')::timestamptz, (items -> -1 ->> 'id')::uuid));
   end if;
   return jsonb_build_object('items', coalesce(items, '[]'), 'next_cursor', null);
 end;
