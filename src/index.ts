@@ -15,6 +15,18 @@ export { RollcallError } from './client/errors.ts'
 export type { ExecutionOptions, FlowDefinition, Flows, PageOptions } from './client/flows.ts'
 export { createRollcall, type Rollcall, type RollcallOptions } from './client/rollcall.ts'
 export type { DeliveryFilters, Webhooks } from './client/webhooks.ts'
+export type {
+  StateChange,
+  WorkflowChange,
+  WorkflowTransition,
+  WorkflowWatchOptions,
+} from './client/workflow_watch.ts'
+export type {
+  StateWaitOptions,
+  WorkflowDefinition,
+  WorkflowListOptions,
+  Workflows,
+} from './client/workflows.ts'
 export type { Bot, BotStatus, ContainerStatus, MeetingStatus } from './contract/bots.ts'
 export type { RunError } from './contract/errors.ts'
 export type {
@@ -36,3 +48,21 @@ export type {
   WebhookEndpoint,
   WebhookEndpointList,
 } from './contract/webhooks.ts'
+export type { HandlerRun, WholeWorkflowRun, WorkflowRun, WorkflowRunList } from './contract/workflow_runs.ts'
+export type {
+  AddedMessage,
+  SavedScript,
+  Script,
+  ScriptList,
+  SecretNames,
+  WorkflowMessage,
+  WorkflowMessageList,
+} from './contract/workflow_texts.ts'
+export type {
+  NewWorkflow,
+  Resolution,
+  Workflow,
+  WorkflowList,
+  WorkflowState,
+  WorkflowSummary,
+} from './contract/workflows.ts'

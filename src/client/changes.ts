@@ -73,7 +73,8 @@ export function changes(
   }, signal)
 }
 
-function outdated(next: string): RollcallError {
+/** Why a cursor can not be read on from; details.next is where everything of now ends. */
+export function outdated(next: string): RollcallError {
   return new RollcallError({
     status: 410,
     code: 'cursor_outdated',

@@ -5,6 +5,7 @@ import type { Connection } from './connection.ts'
 import { createFlows, type Flows } from './flows.ts'
 import { hubOf } from './hub.ts'
 import { createWebhooks, type Webhooks } from './webhooks.ts'
+import { createWorkflows, type Workflows } from './workflows.ts'
 
 export interface RollcallOptions {
   /** For whom a secret key acts; a signed-in user acts for themselves. */
@@ -16,6 +17,7 @@ export interface Rollcall {
   bots: Bots
   flows: Flows
   webhooks: Webhooks
+  workflows: Workflows
   /**
    * All transitions of the caller's runs from a cursor on, exactly once, and then the new ones as they come. Keep
    * `cursor` of the last change that was handled, and go on with it as `after`.
@@ -32,6 +34,7 @@ export function createRollcall(supabase: SupabaseClient, { owner_id }: RollcallO
     bots: createBots(supabase, owner),
     flows: createFlows(supabase, owner),
     webhooks: createWebhooks(supabase, owner),
+    workflows: createWorkflows(supabase, owner),
     changes: (options = {}) => changes(supabase, owner, options),
     onConnection: (listener) => hubOf(supabase, owner).onConnection(listener),
   }
