@@ -119,8 +119,9 @@ create policy "everyone reads how far the history reaches back" on private.histo
 revoke all on private.history_horizon from public, anon, authenticated, service_role;
 grant select on private.history_horizon to authenticated, service_role;
 
-create function public.status_changes(after text default null, max_rows int default 100, owner_id uuid default null)
-returns jsonb
+create function private.read_changes_cursor(
+  after text, out read_to pg_snapshot, out target pg_snapshot, out last_id bigint, out reset boolean
+)
 language plpgsql
 stable
 set search_path = ''
@@ -128,10 +129,43 @@ as $$
 declare
   parts text[] := string_to_array(after, '/');
   present pg_snapshot := pg_current_snapshot();
+  pruned_to xid8 := (select h.pruned_to from private.history_horizon h);
+begin
+  begin
+    read_to := case when after is null then '1:1:' else coalesce(parts[1], '') end::pg_snapshot;
+    target := coalesce(parts[2]::pg_snapshot, present);
+    last_id := coalesce(parts[3]::bigint, 0);
+  exception when data_exception then
+    perform lifecycle.refuse_input('after', 'is no cursor of this history: leave it out to start from the beginning.');
+  end;
+  reset := after is not null and coalesce(
+    pg_snapshot_xmax(read_to) <= pruned_to
+    -- Under way when the cursor was made, and over now: what it wrote may be among what was pruned.
+    or exists (
+      select from pg_snapshot_xip(read_to) late (xid)
+      where late.xid <= pruned_to and pg_visible_in_snapshot(late.xid, present)
+    )
+    or pg_snapshot_xmax(read_to) > pg_snapshot_xmax(present)
+    or pg_snapshot_xmax(target) > pg_snapshot_xmax(present),
+    false
+  );
+end;
+$$;
+comment on function private.read_changes_cursor is
+  'What a cursor over the history stands for: read_to was read whole, of what target sees besides the events up to last_id. reset: older than the history that is kept, or from another cluster. PT422 for what is no cursor.';
+
+create function public.status_changes(after text default null, max_rows int default 100, owner_id uuid default null)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  present pg_snapshot := pg_current_snapshot();
   read_to pg_snapshot;
   target pg_snapshot;
-  last_id bigint := 0;
-  pruned_to xid8;
+  last_id bigint;
+  reset boolean;
   everyone boolean := owner_id is null and ((select auth.role()) = 'service_role' or private.is_operator());
   -- Whoever may not read this owner's history finds nothing: the policy sees to that.
   reader uuid := coalesce(owner_id, (select auth.uid()));
@@ -141,25 +175,9 @@ begin
   if max_rows is null or max_rows not between 0 and 1000 then
     perform lifecycle.refuse_input('max_rows', 'must be a whole number from 0 to 1000.');
   end if;
-  begin
-    read_to := case when after is null then '1:1:' else coalesce(parts[1], '') end::pg_snapshot;
-    target := coalesce(parts[2]::pg_snapshot, present);
-    last_id := coalesce(parts[3]::bigint, 0);
-  exception when data_exception then
-    perform lifecycle.refuse_input('after', 'is no cursor of status_changes(): leave it out to start from the beginning.');
-  end;
-
-  select h.pruned_to into pruned_to from private.history_horizon h;
-  if after is not null and (
-    pg_snapshot_xmax(read_to) <= pruned_to
-    -- Under way when the cursor was made, and over now: what it wrote may be among what was pruned.
-    or exists (
-      select from pg_snapshot_xip(read_to) late (xid)
-      where late.xid <= pruned_to and pg_visible_in_snapshot(late.xid, present)
-    )
-    or pg_snapshot_xmax(read_to) > pg_snapshot_xmax(present)
-    or pg_snapshot_xmax(target) > pg_snapshot_xmax(present)
-  ) then
+  select c.read_to, c.target, c.last_id, c.reset into read_to, target, last_id, reset
+  from private.read_changes_cursor(after) c;
+  if reset then
     return jsonb_build_object('events', '[]'::jsonb, 'next', present, 'has_more', false, 'reset', true);
   end if;
   if max_rows = 0 then
@@ -235,10 +253,10 @@ revoke execute on function
   private.keep_history(),
   lifecycle.because(public.event_source, text, jsonb, timestamptz, text[]),
   lifecycle.reject(text, uuid, uuid, text, text, public.event_source, text, jsonb),
-  private.event_json(public.status_events),
+  private.event_json(public.status_events), private.read_changes_cursor(text),
   public.status_changes(text, int, uuid)
 from public, anon, authenticated;
 grant execute on function
-  private.event_json(public.status_events),
+  private.event_json(public.status_events), private.read_changes_cursor(text),
   public.status_changes(text, int, uuid)
 to authenticated, service_role;
