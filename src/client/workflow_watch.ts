@@ -24,7 +24,7 @@ export interface StateChange {
   from: WorkflowState | null
   to: WorkflowState
   version: number
-  /** When it was read (ISO 8601). */
+  /** When the workflow was changed (ISO 8601). */
   at: string
 }
 
