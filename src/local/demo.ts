@@ -84,7 +84,7 @@ export async function runDemo(stack: DemoStack, print: (line: string) => void): 
 }
 
 /** Signs the demo user in, and up the first time. */
-async function signIn(client: SupabaseClient): Promise<void> {
+export async function signIn(client: SupabaseClient): Promise<void> {
   const known = await client.auth.signInWithPassword(demo_user)
   const { data, error } = known.error ? await client.auth.signUp(demo_user) : known
   if (!data.session) throw new Error(`The demo user can not sign in: ${(error ?? known.error)?.message}`)
@@ -162,7 +162,7 @@ function printResults(bot: Bot, print: (line: string) => void): void {
 }
 
 /** @throws StartError when no stack runs. */
-function runningStack(): DemoStack {
+export function runningStack(): DemoStack {
   const { dir } = localConfig()
   const file = join(dir, 'stack.json')
   if (!existsSync(file) || lockOwner(dir) === null) {
