@@ -13,10 +13,51 @@ afterAll(() => database.drop())
 
 const roles = ['anon', 'authenticated', 'service_role'] as const
 
+/** The list of everything that runs. */
+const of_runs = [
+  'private.bot_row',
+  'private.bot_stuck_rule',
+  'private.count_failures',
+  'private.count_runs',
+  'private.cut_bytes',
+  'private.exact_stamp',
+  'private.execution_row',
+  'private.execution_stuck_rule',
+  'private.filter_time',
+  'private.filter_words',
+  'private.fitted_run',
+  'private.named_runs',
+  'private.open_now',
+  'private.read_run_filter',
+  'private.run_branches',
+  'private.run_condition',
+  'private.run_id_column',
+  'private.run_matches',
+  'private.run_repeats',
+  'private.run_row',
+  'private.run_scan',
+  'private.run_states',
+  'private.run_test',
+  'private.runs_by_id',
+  'private.stamp',
+  'private.state_spans',
+  'private.stuck_rules',
+  'private.subject_runs',
+  'private.usual_prompt_ms',
+  'public.run_failures',
+  'public.run_timeline',
+  'public.runs_counts',
+  'public.runs_get',
+  'public.runs_list',
+  'public.state_timing',
+]
+
 /** What each role may call. A new function is nobody's until it stands here. */
 const callable: Record<string, readonly string[]> = {
   anon: ['lifecycle.allowed_from', 'public.machine_catalog'],
   authenticated: [
+    ...of_runs,
+    'lifecycle.now',
     'lifecycle.allowed_from',
     'lifecycle.is_attending',
     'lifecycle.is_open',
@@ -54,6 +95,7 @@ const callable: Record<string, readonly string[]> = {
     'public.list_webhook_endpoints',
   ],
   service_role: [
+    ...of_runs,
     'lifecycle.allowed_from',
     'lifecycle.is_attending',
     'lifecycle.is_open',
@@ -142,6 +184,7 @@ const own = [
   'public.invariant_violations',
   'public.status_events',
   'public.status_rejections',
+  'public.stuck_runs',
   'public.transcript_chunks',
   'public.webhook_deliveries',
   'public.webhook_endpoints',
