@@ -26,6 +26,7 @@ const wake = endpoint(
       sockets: deno_sockets,
       worker: WORKER,
       agent_timeout_s: 90,
+      phase: { cpu_ms: 1_000, wall_ms: 100_000 },
       linger_ms: 1_200,
     }
     waitUntil(

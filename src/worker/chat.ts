@@ -41,29 +41,36 @@ const Reply = z.object({
  * Throws AgentError; an abort of `signal` throws its reason.
  */
 export async function chat(agent: AgentSettings, request: ChatRequest): Promise<ChatAnswer> {
-  const late = AbortSignal.timeout(request.timeout_s * 1000)
-  const signal = request.signal === undefined ? late : AbortSignal.any([late, request.signal])
-  let reply: unknown
+  const { model, messages, temperature } = request
+  const reply = await complete(
+    agent,
+    { model: model ?? agent.model, messages, ...(temperature === undefined ? {} : { temperature }) },
+    request,
+  )
+  return answerIn(agent, reply)
+}
+
+/** What the chat API answers to a request, whatever it is. Throws as `chat` does. */
+export async function complete(
+  agent: AgentSettings,
+  body: Omit<OpenAI.ChatCompletionCreateParamsNonStreaming, 'stream'>,
+  { timeout_s, signal }: { timeout_s: number; signal?: AbortSignal },
+): Promise<unknown> {
+  const late = AbortSignal.timeout(timeout_s * 1000)
   try {
-    reply = await clientOf(agent, request.timeout_s).chat.completions.create(
-      {
-        model: request.model ?? agent.model,
-        messages: request.messages,
-        stream: false,
-        ...(request.temperature === undefined ? {} : { temperature: request.temperature }),
-      },
-      { signal },
+    return await clientOf(agent, timeout_s).chat.completions.create(
+      { ...body, stream: false },
+      { signal: signal === undefined ? late : AbortSignal.any([late, signal]) },
     )
   } catch (error) {
-    request.signal?.throwIfAborted()
+    signal?.throwIfAborted()
     if (late.aborted) {
-      throw new AgentError('AGENT_TIMEOUT', `The agent did not answer within ${request.timeout_s} s.`, {
+      throw new AgentError('AGENT_TIMEOUT', `The agent did not answer within ${timeout_s} s.`, {
         passing: true,
       })
     }
     throw agentErrorOf(agent, error)
   }
-  return answerIn(agent, reply)
 }
 
 function clientOf(agent: AgentSettings, timeout_s: number): OpenAI {
@@ -115,11 +122,20 @@ function answerIn(agent: AgentSettings, reply: unknown): ChatAnswer {
     throw new AgentError('AGENT_BAD_ANSWER', 'The agent gave an answer of another form.')
   }
   const { choices, usage } = parsed.data
-  // What Postgres can not keep is no text: a NUL, half a surrogate pair.
-  const text = hideKey(agent, (choices[0]?.message.content ?? '').toWellFormed().replaceAll('\0', '\uFFFD'))
+  const text = storable(agent, choices[0]?.message.content ?? '')
   if (text.trim() === '') throw new AgentError('AGENT_BAD_ANSWER', 'The agent gave an empty answer.')
-  if (new TextEncoder().encode(text).length > MAX_ANSWER_BYTES) throw tooLarge()
+  checkSize(text)
   return { text, usage: usage ?? null }
+}
+
+/** The agent's words without its key, and without what Postgres can not keep: a NUL, half a surrogate pair. */
+export function storable(agent: AgentSettings, text: string): string {
+  return hideKey(agent, text.toWellFormed().replaceAll('\0', '\uFFFD'))
+}
+
+/** Throws AgentError where an answer is larger than can be kept. */
+export function checkSize(text: string): void {
+  if (new TextEncoder().encode(text).length > MAX_ANSWER_BYTES) throw tooLarge()
 }
 
 function tooLarge(): AgentError {

@@ -7,6 +7,7 @@ import type { WorkContext } from './lanes.ts'
 import { errorFields, log } from './log.ts'
 import { pause } from './pause.ts'
 import { callRpc, RpcError } from './rpc.ts'
+import { surely } from './surely.ts'
 
 /** How many executions one worker has under way at a time: they wait for an agent, not for us. */
 const AT_A_TIME = 4
@@ -19,9 +20,6 @@ const RENEW_EVERY_MS = 15_000
 
 /** Claiming and storing, in seconds. */
 const OWN_SECONDS = 5
-
-/** For how long an answer is held while the database is away, in ms: the lease is over then. */
-const STORE_WITHIN_MS = 45_000
 
 const Prompt = z.union([z.string(), z.object({ prompt: z.string() }).transform(({ prompt }) => prompt)])
 
@@ -195,20 +193,6 @@ async function underLease<T>(
     return await work(lost.signal)
   } finally {
     clearInterval(renewal)
-  }
-}
-
-/** Calls again while the database is away: storing the same twice changes nothing, and an answer costs more than a wait. */
-async function surely<T>(call: () => Promise<T>): Promise<T> {
-  const give_up_at = Date.now() + STORE_WITHIN_MS
-  for (let wait_ms = 250; ; wait_ms = Math.min(wait_ms * 2, 5_000)) {
-    try {
-      return await call()
-    } catch (error) {
-      const away = error instanceof RpcError && error.failure === 'unavailable'
-      if (!away || Date.now() + wait_ms > give_up_at) throw error
-      await pause(wait_ms)
-    }
   }
 }
 

@@ -19,6 +19,8 @@ export interface WorkContext {
   worker: string
   /** How long the agent may take for one answer. */
   agent_timeout_s: number
+  /** What one phase of a script may take: computing, and in all, in ms. */
+  phase: { cpu_ms: number; wall_ms: number }
   /** For how long a lane of prompts goes on looking when it finds nothing, in ms. */
   linger_ms: number
 }
@@ -27,7 +29,7 @@ export interface WorkContext {
 interface Step {
   /** The longest one step takes, in seconds. */
   longest_s(context: WorkContext): number
-  /** False: nothing is due. A step that works on several pieces at a time asks before each but the first: may it begin? */
+  /** False: nothing is due. A step of several pieces or phases asks before each but the first: may it begin? */
   run(context: WorkContext, may_begin: () => boolean): Promise<boolean>
 }
 

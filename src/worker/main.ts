@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { createClient } from '@supabase/supabase-js'
 import type { Lane } from '../contract/work.ts'
 import { runLane, WORKING_LANES, type WorkContext } from './lanes.ts'
@@ -17,7 +18,10 @@ const OTHERWISE_IDLE_MS = 1_000
 const AFTER_ERROR_MS = 5_000
 
 /** How many pieces of a lane are worked on at a time. */
-const AT_A_TIME: Partial<Record<Lane, number>> = { containers: 4, processing: 2 }
+const AT_A_TIME: Partial<Record<Lane, number>> = { containers: 4, processing: 2, scripts: 2, agents: 2 }
+
+/** Lanes that compute without a break: each piece at a time has a thread, so that no lease waits for another's script. */
+const IN_THREADS: Lane[] = ['scripts']
 
 interface Project {
   url: string
@@ -56,19 +60,50 @@ async function work(lane: Lane, context: WorkContext, signal: AbortSignal): Prom
   }
 }
 
-async function main(): Promise<void> {
-  const { url, secret_key, local } = project()
+function contextOf({ url, secret_key, local }: Project, worker: string): WorkContext {
   const given: Record<string, string> = { SUPABASE_URL: url, ...(local ? { AGENT_BUILT_IN: '1' } : {}) }
-  const settings = workerSettings((name) => given[name] ?? process.env[name])
-  const db = createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } })
-  const context = {
-    db,
-    settings,
+  return {
+    db: createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } }),
+    settings: workerSettings((name) => given[name] ?? process.env[name]),
     sockets: node_sockets,
-    worker: `${hostname()}:${process.pid}`,
+    worker,
     agent_timeout_s: 120,
+    phase: { cpu_ms: 30_000, wall_ms: 300_000 },
     linger_ms: 0,
   }
+}
+
+interface ThreadData {
+  lane: Lane
+  place: Project
+  worker: string
+}
+
+/** A lane in a thread of this same file, until the signal; whatever ends the thread before begins another. */
+async function workInThread(data: ThreadData, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    const thread = new Worker(new URL(import.meta.url), { workerData: data })
+    const stop = () => thread.postMessage('stop')
+    signal.addEventListener('abort', stop)
+    thread.on('error', (error) =>
+      log('error', 'thread_broke_off', { lane: data.lane, ...errorFields(error) }),
+    )
+    await new Promise((done) => thread.once('exit', done))
+    signal.removeEventListener('abort', stop)
+    if (!signal.aborted) await sleep(AFTER_ERROR_MS, undefined, { signal }).catch(() => {})
+  }
+}
+
+async function thread({ lane, place, worker }: ThreadData): Promise<void> {
+  const stop = new AbortController()
+  parentPort?.once('message', () => stop.abort())
+  await work(lane, contextOf(place, worker), stop.signal)
+}
+
+async function main(): Promise<void> {
+  const place = project()
+  const context = contextOf(place, `${hostname()}:${process.pid}`)
+  const { settings, worker } = context
   const stop = new AbortController()
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
@@ -80,16 +115,21 @@ async function main(): Promise<void> {
   const lanes = WORKING_LANES.filter((lane) => lane !== 'containers' || !('missing' in settings.machines))
   if ('missing' in settings.machines)
     log('info', 'lane_off', { lane: 'containers', missing: settings.machines.missing })
-  log('info', 'worker_started', { lanes, url })
+  log('info', 'worker_started', { lanes, url: place.url })
   await Promise.all(
     lanes.flatMap((lane) =>
-      Array.from({ length: AT_A_TIME[lane] ?? 1 }, () => work(lane, context, stop.signal)),
+      Array.from({ length: AT_A_TIME[lane] ?? 1 }, (_, index) =>
+        IN_THREADS.includes(lane)
+          ? workInThread({ lane, place, worker: `${worker}:${index}` }, stop.signal)
+          : work(lane, context, stop.signal),
+      ),
     ),
   )
   log('info', 'worker_stopped')
 }
 
-main().catch((error: unknown) => {
+const running = isMainThread ? main() : thread(workerData)
+running.catch((error: unknown) => {
   console.error(error instanceof Error ? error.message : error)
   process.exitCode = 1
 })

@@ -33,6 +33,8 @@ export interface WorkerSettings {
   callback_url: string
   /** Webhooks may go to private hosts and over plain http: local development only. */
   webhooks_allow_private: boolean
+  /** Scripts may call private hosts, and over plain http: local development only. */
+  scripts_allow_private: boolean
 }
 
 const Count = z.coerce.number().int().positive()
@@ -48,6 +50,7 @@ export function workerSettings(read: ReadEnv): WorkerSettings {
     prompt_agent: agent ?? (read('AGENT_BUILT_IN') === '1' ? 'built_in' : agentAt(read, localAgent(8080))),
     callback_url: `${url.replace(/\/+$/, '')}/functions/v1/callback`,
     webhooks_allow_private: read('WEBHOOKS_ALLOW_PRIVATE') === '1',
+    scripts_allow_private: read('SCRIPTS_ALLOW_PRIVATE') === '1',
   }
 }
 

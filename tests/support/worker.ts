@@ -22,6 +22,7 @@ export function workerOf(
     sockets: node_sockets,
     worker: name,
     agent_timeout_s,
+    phase: { cpu_ms: 2_000, wall_ms: 20_000 },
     linger_ms: 0,
   }
 }
