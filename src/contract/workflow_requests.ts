@@ -146,10 +146,8 @@ export const ResolveMutationRequest = z
     /** What the other side answered, for next(); only with `applied`. */
     result: z
       .unknown()
-      .refine(
-        (result) => result === undefined || jsonBytes(result) <= MAX_RESULT_BYTES,
-        'A result has at most 64 KB.',
-      ),
+      .refine((result) => jsonBytes(result) <= MAX_RESULT_BYTES, 'A result has at most 64 KB.')
+      .optional(),
     owner_id,
   })
   .refine(({ how, result }) => how === 'applied' || result === undefined, {

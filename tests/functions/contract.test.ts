@@ -1,10 +1,17 @@
 import { describe, expect, test } from 'vitest'
+import type { z } from 'zod'
 import { callbackRequest } from '../../src/contract/callback.ts'
 import { issuesOf } from '../../src/contract/errors.ts'
 import { type JoinOptions, joinRequest } from '../../src/contract/join.ts'
 import { storageIssues } from '../../src/contract/json.ts'
 import { publicUrlProblem } from '../../src/contract/public_url.ts'
 import { StatusQuery } from '../../src/contract/status.ts'
+import {
+  ActivateRequest,
+  CreateWorkflowRequest,
+  ResolveMutationRequest,
+  SetSecretRequest,
+} from '../../src/contract/workflow_requests.ts'
 
 const BOT = '11111111-1111-4111-8111-111111111111'
 
@@ -389,6 +396,38 @@ describe('a status query', () => {
       active: false,
       include: ['events', 'transcript'],
     })
+  })
+})
+
+describe('a workflow request', () => {
+  const script = { title: 'a', code: 'workflow = {}' }
+  const schemas: Record<string, z.ZodType> = {
+    CreateWorkflowRequest,
+    ActivateRequest,
+    SetSecretRequest,
+    ResolveMutationRequest,
+  }
+  test.each<[string, unknown, string[]]>([
+    ['CreateWorkflowRequest', { message: 'Every morning.' }, []],
+    ['CreateWorkflowRequest', { message: 'Every morning.', title: 'Morning' }, []],
+    ['CreateWorkflowRequest', { ...script, time_zone: 'America/New_York' }, []],
+    ['CreateWorkflowRequest', { ...script, message: 'a' }, ['message']],
+    ['CreateWorkflowRequest', { code: 'workflow = {}' }, ['title']],
+    ['CreateWorkflowRequest', { title: 'a' }, ['']],
+    ['CreateWorkflowRequest', { ...script, code: 'ä'.repeat(129 * 1024) }, ['code']],
+    ['CreateWorkflowRequest', { ...script, time_zone: '+01:00' }, ['time_zone']],
+    ['ActivateRequest', undefined, []],
+    ['ActivateRequest', { script_id: '1.0' }, ['script_id']],
+    ['SetSecretRequest', { name: 'API_TOKEN', value: null }, []],
+    ['SetSecretRequest', { name: 'API TOKEN', value: 'x' }, ['name']],
+    ['SetSecretRequest', { name: 'API_TOKEN', value: 'x'.repeat(33 * 1024) }, ['value']],
+    ['ResolveMutationRequest', { how: 'applied' }, []],
+    ['ResolveMutationRequest', { how: 'applied', result: null }, []],
+    ['ResolveMutationRequest', { how: 'applied', result: 'x'.repeat(65 * 1024) }, ['result']],
+    ['ResolveMutationRequest', { how: 'skipped', result: {} }, ['result']],
+  ])('%s: of %j these are refused: %j', (schema, body, paths) => {
+    const parsed = schemas[schema]?.safeParse(body)
+    expect(parsed?.success !== false ? [] : issuesOf(parsed.error).map((issue) => issue.path)).toEqual(paths)
   })
 })
 
