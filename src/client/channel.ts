@@ -23,7 +23,7 @@ const LEAVE_MS = 2000
  * @throws when another part of the app has a channel of this topic.
  */
 export function joinChannel(
-  supabase: SupabaseClient,
+  supabase: Pick<SupabaseClient, 'getChannels' | 'channel'>,
   topic: string,
   events: ChannelEvents,
 ): () => Promise<void> {
@@ -55,6 +55,6 @@ export function joinChannel(
 }
 
 /** Closes the socket at once when no channel is left; the library would keep it for most of a minute. */
-export async function hangUp(supabase: SupabaseClient): Promise<void> {
+export async function hangUp(supabase: Pick<SupabaseClient, 'getChannels' | 'realtime'>): Promise<void> {
   if (supabase.getChannels().length === 0) await supabase.realtime.disconnect()
 }

@@ -8,7 +8,7 @@ export type Identity =
 type Claims = { sub?: string; role?: string; app_metadata?: { rollcall?: string } }
 
 /** Whose token Realtime uses from now on: fetches a fresh one first, which a private channel needs to be joined. */
-export async function identify(supabase: SupabaseClient): Promise<Identity> {
+export async function identify(supabase: Pick<SupabaseClient, 'realtime'>): Promise<Identity> {
   await supabase.realtime.setAuth()
   const token = supabase.realtime.accessTokenValue ?? ''
   if (token.startsWith('sb_secret_')) return { kind: 'secret' }
