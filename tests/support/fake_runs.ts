@@ -40,9 +40,10 @@ export class ManualClock implements Clock {
     this.#now = end
   }
 
-  /** The machine sleeps: time passes, and no timer runs before it wakes up. */
+  /** The machine sleeps: time passes, and for its timers it does not. */
   async sleep(ms: number): Promise<void> {
     this.#now += ms
+    this.#timers = this.#timers.map((timer) => Object.assign(timer, { at: timer.at + ms }))
     await this.advance(0)
   }
 }
