@@ -211,13 +211,43 @@ end;
 $$;
 comment on function private.run_repeats is 'The run that a run repeats, and the newest one that repeats it.';
 
+create function public.recent_changes(since timestamptz, max_rows int default 200, owner_id uuid default null)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  f private.run_filter := private.read_run_filter(jsonb_strip_nulls(jsonb_build_object('owner_id', owner_id)));
+  events jsonb;
+begin
+  if since is null then
+    perform lifecycle.refuse_input('since', 'must be a time as in 2026-11-21T00:31:02Z.');
+  end if;
+  if max_rows is null or max_rows not between 1 and 1000 then
+    perform lifecycle.refuse_input('max_rows', 'must be a whole number from 1 to 1000.');
+  end if;
+  execute format(
+    'select jsonb_agg(private.event_json(e) order by e.id) from (
+      select * from public.status_events e where %s order by e.xid desc, e.id desc limit $1
+    ) e where e.created_at >= $2',
+    case when not f.everyone then format('e.owner_id = %L::uuid', f.reader) else 'true' end)
+  into events using max_rows, since;
+  return jsonb_build_object('events', coalesce(events, '[]'), 'next', pg_current_snapshot());
+end;
+$$;
+comment on function public.recent_changes is
+  'The newest transitions since a time, at most max_rows (1 to 1000), oldest first, and the cursor with which status_changes() goes on: { events, next }.';
+
 revoke execute on function
   private.open_now(text, private.run_filter),
   private.state_spans(text, private.run_filter, timestamptz, timestamptz, int), private.run_repeats(text, uuid),
-  public.state_timing(text, timestamptz, timestamptz, uuid), public.run_timeline(text)
+  public.state_timing(text, timestamptz, timestamptz, uuid), public.run_timeline(text),
+  public.recent_changes(timestamptz, int, uuid)
 from public, anon, authenticated;
 grant execute on function
   private.open_now(text, private.run_filter),
   private.state_spans(text, private.run_filter, timestamptz, timestamptz, int), private.run_repeats(text, uuid),
-  public.state_timing(text, timestamptz, timestamptz, uuid), public.run_timeline(text)
+  public.state_timing(text, timestamptz, timestamptz, uuid), public.run_timeline(text),
+  public.recent_changes(timestamptz, int, uuid)
 to authenticated, service_role;

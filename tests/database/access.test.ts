@@ -44,6 +44,7 @@ const of_runs = [
   'private.stuck_rules',
   'private.subject_runs',
   'private.usual_prompt_ms',
+  'public.recent_changes',
   'public.run_failures',
   'public.run_timeline',
   'public.runs_counts',

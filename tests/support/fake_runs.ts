@@ -213,6 +213,7 @@ export class FakeRuns implements RunsSource {
     this.#answer('detail', id, signal, () => ({ id, version: this.rows.get(id)?.version }))
 
   timing: RunsSource['timing'] = () => Promise.reject(new Error('not part of these tests'))
+  recent: RunsSource['recent'] = () => Promise.reject(new Error('not part of these tests'))
   failures: RunsSource['failures'] = () => Promise.reject(new Error('not part of these tests'))
 
   listen(topic: Topic, events: TopicEvents): () => void {

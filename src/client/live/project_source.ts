@@ -225,6 +225,8 @@ export function createProjectSource(options: ProjectSourceOptions): ProjectSourc
     counts: (filter, signal) => rpc<RunsCounts>('runs_counts', { filter: { ...filter, ...owner } }, signal),
     changes: (after, max_rows, signal) =>
       rpc<ChangesPage>('status_changes', { max_rows, ...(after !== null && { after }), ...owner }, signal),
+    recent: (since, max_rows, signal) =>
+      rpc<Pick<ChangesPage, 'events' | 'next'>>('recent_changes', { since, max_rows, ...owner }, signal),
     async timeline(id, signal) {
       const timeline = await rpc<Timeline | null>('run_timeline', { id }, signal)
       if (timeline === null) {

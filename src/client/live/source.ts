@@ -67,6 +67,8 @@ export interface RunsSource {
   counts(filter: RunsFilter, signal: AbortSignal): Promise<RunsCounts>
   /** `status_changes()`: null for from the beginning, max_rows 0 for a cursor alone. */
   changes(after: string | null, max_rows: number, signal: AbortSignal): Promise<ChangesPage>
+  /** The newest transitions since a time, oldest first, and the cursor behind them. */
+  recent(since: string, max_rows: number, signal: AbortSignal): Promise<Pick<ChangesPage, 'events' | 'next'>>
   timeline(id: string, signal: AbortSignal): Promise<Timeline>
   detail(
     run: Pick<RunRow, 'id' | 'kind' | 'workflow_id' | 'session_id'>,
