@@ -6,7 +6,7 @@ import { Resolution, WorkflowState } from './workflows.ts'
 /** What a workflow holds at most. */
 export const MAX_SCRIPT_BYTES = 256 * 1024
 export const MAX_MESSAGE_BYTES = 32 * 1024
-export const MAX_SECRET_BYTES = 32 * 1024
+export const MAX_SECRET_BYTES = 8 * 1024
 export const MAX_RESULT_BYTES = 64 * 1024
 
 function bytes(text: string): number {
@@ -130,7 +130,7 @@ export const SetSecretRequest = z.object({
   value: z
     .string()
     .min(1, 'A secret is not empty: null takes it away.')
-    .refine((value) => bytes(value) <= MAX_SECRET_BYTES, 'A secret has at most 32 KB.')
+    .refine((value) => bytes(value) <= MAX_SECRET_BYTES, 'A secret has at most 8 KB.')
     .nullable(),
   owner_id,
 })

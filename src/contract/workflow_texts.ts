@@ -8,7 +8,11 @@ export const ScriptList = z.object({ items: z.array(ScriptSummary) })
 export type ScriptList = z.infer<typeof ScriptList>
 
 /** The 200 of `GET /workflows/:id/scripts/:id`. */
-export const Script = ScriptSummary.extend({ code: z.string(), config: z.record(z.string(), z.unknown()) })
+export const Script = ScriptSummary.extend({
+  workflow_id: z.string(),
+  code: z.string(),
+  config: z.record(z.string(), z.unknown()),
+})
 export type Script = z.infer<typeof Script>
 
 /** The 201 of `POST /workflows/:id/script`. */

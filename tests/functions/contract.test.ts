@@ -420,7 +420,7 @@ describe('a workflow request', () => {
     ['ActivateRequest', { script_id: '1.0' }, ['script_id']],
     ['SetSecretRequest', { name: 'API_TOKEN', value: null }, []],
     ['SetSecretRequest', { name: 'API TOKEN', value: 'x' }, ['name']],
-    ['SetSecretRequest', { name: 'API_TOKEN', value: 'x'.repeat(33 * 1024) }, ['value']],
+    ['SetSecretRequest', { name: 'API_TOKEN', value: 'x'.repeat(9 * 1024) }, ['value']],
     ['ResolveMutationRequest', { how: 'applied' }, []],
     ['ResolveMutationRequest', { how: 'applied', result: null }, []],
     ['ResolveMutationRequest', { how: 'applied', result: 'x'.repeat(65 * 1024) }, ['result']],
