@@ -75,6 +75,32 @@ end;
 $$;
 comment on function private.clear_trouble is 'Clears error, back-off and the count of failures: a person has seen to it.';
 
+create function private.because_asked(reason text, actor uuid)
+returns void
+language sql
+set search_path = ''
+as $$
+  select lifecycle.because('user', reason, case when actor is not null then jsonb_build_object('actor', actor) end)
+$$;
+comment on function private.because_asked is 'lifecycle.because() of what a person asked for; actor: the operator who did so for somebody else.';
+
+create function private.replayed_request(owner_id uuid, idempotency_key text, request_hash bytea)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  answer jsonb := private.replayed(owner_id, idempotency_key, request_hash);
+begin
+  if answer ->> 'ok' = 'false' then
+    perform lifecycle.refuse(409, 'idempotency_key_reused',
+      'Another request was made with this Idempotency-Key: use a new one.');
+  end if;
+  return answer;
+end;
+$$;
+comment on function private.replayed_request is 'private.replayed(), where a key that was used for another request raises PT409.';
+
 create function private.title_of(message text)
 returns text
 language plpgsql
@@ -136,11 +162,8 @@ begin
     perform private.check_message(message);
   end if;
   perform private.check_time_zone(time_zone);
-  answer := private.replayed(owner_id, idempotency_key, request_hash);
-  if answer ->> 'ok' = 'false' then
-    perform lifecycle.refuse(409, 'idempotency_key_reused',
-      'Another request was made with this Idempotency-Key: use a new one.');
-  elsif answer is not null then
+  answer := private.replayed_request(owner_id, idempotency_key, request_hash);
+  if answer is not null then
     return answer;
   end if;
 
@@ -166,7 +189,9 @@ $$;
 comment on function public.create_workflow is
   'A new workflow, a draft: from a message, of which the agent makes a script (task_id), or with its first script (title, code, config; script_id). PT409 idempotency_key_reused for another request with the same key.';
 
-create function public.activate_workflow(workflow_id uuid, owner_id uuid default null, script_id uuid default null)
+create function public.activate_workflow(
+  workflow_id uuid, owner_id uuid default null, script_id uuid default null, actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -189,7 +214,7 @@ begin
     return private.workflow_answer(workflow.id, 'unchanged');
   end if;
 
-  perform lifecycle.because('user', 'activated', jsonb_build_object('script', private.script_version(script)));
+  perform private.because_asked('activated ' || private.script_version(script), actor);
   -- Where the machine knows no such move this is refused, and nothing has changed.
   update public.workflows w
   set status = 'active', active_script_id = script.id, maintenance = false, maintenance_fix_count = 0
@@ -207,7 +232,7 @@ $$;
 comment on function public.activate_workflow is
   'Runs a workflow by a version of its script (null: the newest) from now on: everything is due at once, maintenance is over, the error is cleared unless a side effect is unresolved. PT404 workflow_not_found | script_not_found, PT409 illegal_transition.';
 
-create function public.pause_workflow(workflow_id uuid, owner_id uuid default null)
+create function public.pause_workflow(workflow_id uuid, owner_id uuid default null, actor uuid default null)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -221,7 +246,7 @@ begin
   elsif workflow.status = 'archived' then
     perform private.refuse_workflow_move(workflow, 'disabled', 'The workflow is put away and does not run: unarchive it.');
   end if;
-  perform lifecycle.because('user', 'paused');
+  perform private.because_asked('paused', actor);
   -- What runs comes to the end of its run: pausing fails nothing.
   update public.workflows w set status = 'disabled', run_requested_at = null where w.id = workflow.id;
   perform private.refresh_due(workflow.id);
@@ -231,7 +256,7 @@ $$;
 comment on function public.pause_workflow is
   'No session begins any more, and no further handler run; the one that runs fails nothing. PT404 workflow_not_found, PT409 illegal_transition.';
 
-create function public.resume_workflow(workflow_id uuid, owner_id uuid default null)
+create function public.resume_workflow(workflow_id uuid, owner_id uuid default null, actor uuid default null)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -248,7 +273,7 @@ begin
   if workflow.status = 'active' and not private.is_troubled(workflow) then
     return private.workflow_answer(workflow.id, 'unchanged');
   end if;
-  perform lifecycle.because('user', 'resumed');
+  perform private.because_asked('resumed', actor);
   update public.workflows w set status = 'active' where w.id = workflow.id;
   perform private.clear_trouble(workflow.id);
   perform private.wake_consumers(workflow.id);
@@ -259,7 +284,7 @@ $$;
 comment on function public.resume_workflow is
   'A paused workflow, or one that stands still for its error, goes on; the error is cleared. PT404 workflow_not_found, PT409 illegal_transition | unresolved_mutation.';
 
-create function public.archive_workflow(workflow_id uuid, owner_id uuid default null)
+create function public.archive_workflow(workflow_id uuid, owner_id uuid default null, actor uuid default null)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -271,7 +296,7 @@ begin
   if workflow.status = 'archived' then
     return private.workflow_answer(workflow.id, 'unchanged');
   end if;
-  perform lifecycle.because('user', 'archived');
+  perform private.because_asked('archived', actor);
   update public.workflows w set status = 'archived', run_requested_at = null where w.id = workflow.id;
   perform private.refresh_due(workflow.id);
   return private.workflow_answer(workflow.id, 'processed');
@@ -280,7 +305,7 @@ $$;
 comment on function public.archive_workflow is
   'Puts a draft or a paused workflow away. PT404 workflow_not_found, PT409 illegal_transition (pause it first).';
 
-create function public.unarchive_workflow(workflow_id uuid, owner_id uuid default null)
+create function public.unarchive_workflow(workflow_id uuid, owner_id uuid default null, actor uuid default null)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -292,7 +317,7 @@ begin
   if workflow.status <> 'archived' then
     return private.workflow_answer(workflow.id, 'unchanged');
   end if;
-  perform lifecycle.because('user', 'unarchived');
+  perform private.because_asked('unarchived', actor);
   update public.workflows w
   set status = case when w.active_script_id is null then 'draft' else 'disabled' end::public.workflow_status
   where w.id = workflow.id;
@@ -302,7 +327,7 @@ $$;
 comment on function public.unarchive_workflow is
   'Takes a workflow out again: paused, or a draft if it never ran. One that is not put away is unchanged. PT404 workflow_not_found.';
 
-create function public.retry_workflow(workflow_id uuid, owner_id uuid default null)
+create function public.retry_workflow(workflow_id uuid, owner_id uuid default null, actor uuid default null)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
@@ -311,7 +336,6 @@ as $$
 declare
   moment timestamptz := lifecycle.now();
   workflow public.workflows := private.lock_workflow(workflow_id, owner_id);
-  version int;
 begin
   if workflow.status = 'archived' then
     perform lifecycle.refuse(409, 'workflow_archived', 'The workflow is put away: unarchive it first.');
@@ -323,29 +347,34 @@ begin
   then
     return private.workflow_answer(workflow.id, 'unchanged');
   end if;
-  perform lifecycle.because('user', 'retry');
   perform private.clear_trouble(workflow.id);
   update public.producer_schedules p set next_run_at = moment where p.workflow_id = workflow.id and p.next_run_at > moment;
   perform private.wake_consumers(workflow.id);
   perform private.refresh_due(workflow.id);
-  perform set_config('rollcall.because', '', true);
   return private.workflow_answer(workflow.id, 'processed');
 end;
 $$;
 comment on function public.retry_workflow is
   'Clears error, back-off and the count of failures; every producer is due and every consumer looks for work. PT404 workflow_not_found, PT409 unresolved_mutation | workflow_archived.';
 
-create function public.request_run(workflow_id uuid, owner_id uuid default null)
+create function public.request_run(
+  workflow_id uuid, owner_id uuid default null, idempotency_key text default null, actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write workflows
 set search_path = ''
 as $$
 declare
-  note jsonb := '{"note": "This is no rehearsal: what the script sends is really sent."}';
+  request_hash bytea := sha256(convert_to('request_run ' || workflow_id, 'utf8'));
+  is_requested boolean := true;
   workflow public.workflows := private.lock_workflow(workflow_id, owner_id);
+  answer jsonb;
 begin
-  if workflow.status = 'archived' then
+  answer := private.replayed_request(workflow.owner_id, idempotency_key, request_hash);
+  if answer is not null then
+    return answer;
+  elsif workflow.status = 'archived' then
     perform lifecycle.refuse(409, 'workflow_archived', 'The workflow is put away: unarchive it first.');
   elsif (private.newest_script(workflow.id)).id is null then
     perform lifecycle.refuse(404, 'script_not_found', 'The workflow has no script yet: save one first.');
@@ -356,19 +385,25 @@ begin
   if workflow.error is not null then
     perform lifecycle.refuse(409, 'not_runnable', 'The workflow stands still for its error: retry it, or resume it.',
       jsonb_build_object('error_code', workflow.error_code));
-  elsif workflow.run_requested_at is not null then
-    return private.workflow_answer(workflow.id, 'unchanged', note);
   end if;
-  -- Whoever asks does not want to wait for a back-off.
-  update public.workflows w set run_requested_at = lifecycle.now(), backoff_until = null where w.id = workflow.id;
-  perform private.refresh_due(workflow.id);
-  return private.workflow_answer(workflow.id, 'processed', note);
+  if workflow.run_requested_at is null then
+    -- Whoever asks does not want to wait for a back-off.
+    update public.workflows w set run_requested_at = lifecycle.now(), backoff_until = null where w.id = workflow.id;
+    perform private.refresh_due(workflow.id);
+    is_requested := false;
+  end if;
+  answer := private.workflow_answer(workflow.id, case when is_requested then 'unchanged' else 'processed' end,
+    '{"note": "This is no rehearsal: what the script sends is really sent."}');
+  perform private.keep_receipt(workflow.owner_id, idempotency_key, request_hash, answer);
+  return answer;
 end;
 $$;
 comment on function public.request_run is
-  'Runs a workflow once, now, all its producers, also where it is not active: by the active script, else the newest. The side effects are real, as the note of the answer says. PT404 workflow_not_found | script_not_found, PT409 not_runnable | unresolved_mutation | workflow_archived.';
+  'Runs a workflow once, now, all its producers, also where it is not active: by the active script, else the newest. The side effects are real, as the note of the answer says. PT404 workflow_not_found | script_not_found, PT409 not_runnable | unresolved_mutation | workflow_archived | idempotency_key_reused.';
 
-create function public.acknowledge_error(workflow_id uuid, event_id uuid, owner_id uuid default null)
+create function public.acknowledge_error(
+  workflow_id uuid, event_id uuid, owner_id uuid default null, actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write messages
@@ -406,17 +441,18 @@ comment on function public.acknowledge_error is
 revoke execute on function
   private.workflow_answer(uuid, text, jsonb), private.refuse_workflow_move(public.workflows, text, text),
   private.refuse_unresolved_mutation(uuid), private.is_troubled(public.workflows), private.clear_trouble(uuid),
+  private.because_asked(text, uuid), private.replayed_request(uuid, text, bytea),
   private.title_of(text), private.check_time_zone(text)
 from public, anon, authenticated, service_role;
 revoke execute on function
   public.create_workflow(uuid, text, text, text, jsonb, text, text, text),
-  public.activate_workflow(uuid, uuid, uuid), public.pause_workflow(uuid, uuid), public.resume_workflow(uuid, uuid),
-  public.archive_workflow(uuid, uuid), public.unarchive_workflow(uuid, uuid), public.retry_workflow(uuid, uuid),
-  public.request_run(uuid, uuid), public.acknowledge_error(uuid, uuid, uuid)
+  public.activate_workflow(uuid, uuid, uuid, uuid), public.pause_workflow(uuid, uuid, uuid), public.resume_workflow(uuid, uuid, uuid),
+  public.archive_workflow(uuid, uuid, uuid), public.unarchive_workflow(uuid, uuid, uuid), public.retry_workflow(uuid, uuid, uuid),
+  public.request_run(uuid, uuid, text, uuid), public.acknowledge_error(uuid, uuid, uuid, uuid)
 from public, anon, authenticated;
 grant execute on function
   public.create_workflow(uuid, text, text, text, jsonb, text, text, text),
-  public.activate_workflow(uuid, uuid, uuid), public.pause_workflow(uuid, uuid), public.resume_workflow(uuid, uuid),
-  public.archive_workflow(uuid, uuid), public.unarchive_workflow(uuid, uuid), public.retry_workflow(uuid, uuid),
-  public.request_run(uuid, uuid), public.acknowledge_error(uuid, uuid, uuid)
+  public.activate_workflow(uuid, uuid, uuid, uuid), public.pause_workflow(uuid, uuid, uuid), public.resume_workflow(uuid, uuid, uuid),
+  public.archive_workflow(uuid, uuid, uuid), public.unarchive_workflow(uuid, uuid, uuid), public.retry_workflow(uuid, uuid, uuid),
+  public.request_run(uuid, uuid, text, uuid), public.acknowledge_error(uuid, uuid, uuid, uuid)
 to service_role;

@@ -1,7 +1,10 @@
 -- What a person says of a side effect of which nobody knows whether it happened. Each way has its own consequences:
 -- an event is worked on again only where the person says that nothing happened.
 
-create function public.resolve_mutation(mutation_id uuid, how text, result jsonb default null, owner_id uuid default null)
+create function public.resolve_mutation(
+  mutation_id uuid, how text, result jsonb default null, owner_id uuid default null, workflow_id uuid default null,
+  actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write mutations
@@ -11,7 +14,6 @@ declare
   moment timestamptz := lifecycle.now();
   place record;
   workflow public.workflows;
-  run public.handler_runs;
   mutation public.workflow_mutations;
   resolver public.mutation_resolver := case when how = 'skipped' then 'user_skip' else 'user' end;
   becomes public.mutation_status := case how when 'applied' then 'applied' when 'ask_again' then 'needs_reconcile' else 'failed' end;
@@ -27,14 +29,15 @@ begin
   select m.workflow_id, m.run_id, r.script_run_id into place
   from public.workflow_mutations m join public.handler_runs r on r.id = m.run_id
   where m.id = resolve_mutation.mutation_id
-    and (resolve_mutation.owner_id is null or m.owner_id = resolve_mutation.owner_id);
+    and (resolve_mutation.owner_id is null or m.owner_id = resolve_mutation.owner_id)
+    and (resolve_mutation.workflow_id is null or m.workflow_id = resolve_mutation.workflow_id);
   if not found then
     perform lifecycle.refuse(404, 'mutation_not_found', 'There is no such mutation.');
   end if;
   -- Workflow, session, run, mutation, events: the order of every writer.
   workflow := private.lock_workflow(place.workflow_id);
   perform from public.script_runs s where s.id = place.script_run_id for no key update;
-  select * into run from public.handler_runs r where r.id = place.run_id for no key update;
+  perform from public.handler_runs r where r.id = place.run_id for no key update;
   select * into mutation from public.workflow_mutations m where m.id = resolve_mutation.mutation_id for no key update;
 
   if mutation.status <> 'indeterminate' then
@@ -55,7 +58,7 @@ begin
       'The script names nobody to ask: say failed, skipped or applied.', jsonb_build_object('actions', private.mutation_actions(mutation)));
   end if;
 
-  perform lifecycle.because('user', how);
+  perform private.because_asked(how, actor);
   if how = 'ask_again' then
     -- The error stays until there is an answer.
     update public.workflow_mutations m
@@ -63,42 +66,21 @@ begin
     where m.id = mutation.id;
     perform lifecycle.wake_lane('reconcile');
   else
-    update public.workflow_mutations m
-    set status = becomes, resolved_by = resolver, resolved_at = moment,
-      result = case when how = 'applied' then resolve_mutation.result else m.result end,
-      error = case how
-        when 'failed' then coalesce(m.error, 'A person said that it did not happen.')
-        when 'skipped' then coalesce(m.error, 'A person gave it up.')
-        else m.error
-      end
-    where m.id = mutation.id;
-    update public.handler_runs r
-    set mutation_outcome = case how when 'applied' then 'success' when 'skipped' then 'skipped' else 'failure' end::public.mutation_outcome,
-      phase = case when r.phase = 'mutating' then 'mutated' else r.phase end
-    where r.id = run.id;
-    if how = 'failed' then
-      perform private.release_events(run.id);
-    elsif how = 'skipped' then
-      perform from public.workflow_events e where e.reserved_by_run_id = run.id and e.status = 'reserved' order by e.id for update;
-      update public.workflow_events e set status = 'skipped', updated_at = moment
-      where e.reserved_by_run_id = run.id and e.status = 'reserved';
-    end if;
-    update public.workflows w
-    set pending_retry_run_id = case when how <> 'failed' then run.id
-      when w.pending_retry_run_id = run.id then null else w.pending_retry_run_id end
-    where w.id = workflow.id;
-    -- The error of another run is not what was spoken of.
-    if workflow.error_run_id is null or workflow.error_run_id = run.id then
-      perform private.clear_workflow_error(workflow.id);
-    end if;
+    perform private.settle_mutation(mutation.id, becomes,
+      case how when 'applied' then 'success' when 'skipped' then 'skipped' else 'failure' end::public.mutation_outcome,
+      case when how = 'applied' then resolve_mutation.result end,
+      case how
+        when 'failed' then coalesce(mutation.error, 'A person said that it did not happen.')
+        when 'skipped' then coalesce(mutation.error, 'A person gave it up.')
+        else mutation.error
+      end, resolver);
   end if;
   perform set_config('rollcall.because', '', true);
-  perform private.refresh_due(workflow.id);
   return private.workflow_answer(workflow.id, 'processed', jsonb_build_object('mutation_id', mutation.id));
 end;
 $$;
 comment on function public.resolve_mutation is
   'A person says what became of an indeterminate side effect. failed: it did not happen, its events are worked on again. skipped: it is left, with its events. applied: it did happen, next() gets the result. ask_again: the other side is asked anew. Answers the workflow. PT404 mutation_not_found, PT409 not_indeterminate | cannot_be_asked | illegal_transition.';
 
-revoke execute on function public.resolve_mutation(uuid, text, jsonb, uuid) from public, anon, authenticated;
-grant execute on function public.resolve_mutation(uuid, text, jsonb, uuid) to service_role;
+revoke execute on function public.resolve_mutation(uuid, text, jsonb, uuid, uuid, uuid) from public, anon, authenticated;
+grant execute on function public.resolve_mutation(uuid, text, jsonb, uuid, uuid, uuid) to service_role;
