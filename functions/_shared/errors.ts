@@ -13,7 +13,7 @@ const REFUSALS = {
   workflow_not_found: [404, 'There is no such workflow.'],
   workflow_run_not_found: [404, 'The workflow has no such run.'],
   script_not_found: [404, 'The workflow has no such script.'],
-  event_not_found: [404, 'The workflow has no such error event.'],
+  error_not_found: [404, 'The workflow has no such error event.'],
   mutation_not_found: [404, 'The workflow has no such mutation.'],
   webhook_endpoint_not_found: [404, 'There is no such webhook endpoint.'],
   webhook_delivery_not_found: [404, 'There is no such webhook delivery.'],
