@@ -205,6 +205,7 @@ as $$
 declare
   failed public.handler_runs;
   workflow public.workflows;
+  session public.script_runs;
 begin
   select * into failed from public.handler_runs r where r.id = create_retry_run.run_id;
   if failed.id is null then
@@ -220,7 +221,8 @@ begin
     perform lifecycle.refuse(409, 'session_running', 'The workflow is running: wait until its session has ended.');
   end if;
   perform lifecycle.because('worker');
-  return private.claimed_session(private.open_retry(workflow, failed, worker)) || '{"ok": true, "changed": true, "result": "created"}';
+  session := private.open_retry(workflow, failed, worker);
+  return private.claimed_session(session) || '{"ok": true, "changed": true, "result": "created"}';
 end;
 $$;
 comment on function public.create_retry_run is
@@ -288,7 +290,9 @@ begin
     if workflow.pending_retry_run_id is not null then
       select * into failed from public.handler_runs r where r.id = workflow.pending_retry_run_id for no key update;
       if private.is_retryable(failed) then
-        return private.claimed_session(private.open_retry(workflow, failed, worker));
+        -- In a statement of its own: what is read next must see the run that it made.
+        session := private.open_retry(workflow, failed, worker);
+        return private.claimed_session(session);
       end if;
       update public.workflows w set pending_retry_run_id = null, version = w.version + 1 where w.id = workflow.id;
       perform private.notify_workflow(workflow.id, 'error', jsonb_build_object(
