@@ -1,0 +1,3 @@
+export function HealthScreen(_: Record<string, unknown>) {
+  return null
+}

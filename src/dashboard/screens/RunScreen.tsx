@@ -1,0 +1,3 @@
+export function RunScreen(_: Record<string, unknown>) {
+  return null
+}

@@ -1,0 +1,3 @@
+export function TimingScreen(_: Record<string, unknown>) {
+  return null
+}

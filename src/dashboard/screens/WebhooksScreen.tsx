@@ -1,0 +1,3 @@
+export function WebhooksScreen(_: Record<string, unknown>) {
+  return null
+}
