@@ -61,7 +61,9 @@ begin
     perform lifecycle.refuse(409, 'run_active', 'A run of the session is under way: commit it or end it first.');
   elsif workflow.pending_retry_run_id is not null then
     perform lifecycle.refuse(409, 'retry_pending', 'A run has to be gone on with first: finish the session and claim the retry.');
-  elsif workflow.status = 'archived' or (workflow.status <> 'active' and session.trigger <> 'manual')
+  elsif workflow.status = 'archived'
+    -- A test runs also where the workflow does not, but not on when it was paused meanwhile.
+    or (workflow.status <> 'active' and (session.trigger <> 'manual' or workflow.status_updated_at > session.started_at))
     or workflow.error is not null or workflow.maintenance or private.has_unresolved_mutation(workflow.id)
   then
     perform lifecycle.refuse(409, 'not_runnable', 'The workflow was paused or blocked meanwhile: finish the session.');

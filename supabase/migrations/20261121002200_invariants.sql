@@ -94,6 +94,10 @@ create view public.invariant_violations with (security_invoker = true) as
   from public.workflow_mutations m join public.handler_runs r on r.id = m.run_id
   where m.status = 'in_flight' and r.status <> 'active'
   union all
+  select 'ended_with_a_run_left', 'script_run', s.id, format('%s, while run %s is active', s.status, r.id)
+  from public.handler_runs r join public.script_runs s on s.id = r.script_run_id
+  where r.status = 'active' and s.status <> 'running'
+  union all
   -- Given back, a session waits for a worker as long as it takes.
   select 'session_without_a_worker', 'script_run', s.id, format('its lease ended at %s', s.lease_expires_at)
   from public.script_runs s
