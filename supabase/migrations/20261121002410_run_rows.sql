@@ -270,6 +270,11 @@ begin
   if excess > 0 and cut ? 'error_message' then
     cut := cut || jsonb_build_object('error_message',
       private.cut_bytes(cut ->> 'error_message', greatest(60, octet_length(cut ->> 'error_message') - excess - 4)));
+    excess := octet_length(cut::text) - 600;
+  end if;
+  if excess > 0 then
+    cut := cut || jsonb_build_object('name',
+      private.cut_bytes(cut ->> 'name', greatest(20, octet_length(cut ->> 'name') - excess - 4)));
   end if;
   return cut;
 end;
