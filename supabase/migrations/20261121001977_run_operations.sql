@@ -400,11 +400,13 @@ as $$
 declare
   held record := private.hold_run(run_id, lease_token);
   run public.handler_runs := held.run;
-  answer jsonb := private.check_commit(run, case run.handler_type when 'producer' then 'executing' else 'emitting' end::public.handler_phase);
+  answer jsonb;
 begin
   if run.handler_type <> 'producer' then
     perform lifecycle.refuse(409, 'wrong_handler_type', 'The run is one of a consumer: use commit_consumer().');
-  elsif answer is not null then
+  end if;
+  answer := private.check_commit(run, 'executing');
+  if answer is not null then
     return answer;
   end if;
   update public.producer_schedules p
@@ -432,11 +434,13 @@ declare
   held record := private.hold_run(run_id, lease_token);
   run public.handler_runs := held.run;
   moment timestamptz := lifecycle.now();
-  answer jsonb := private.check_commit(run, case run.handler_type when 'consumer' then 'emitting' else 'executing' end::public.handler_phase);
+  answer jsonb;
 begin
   if run.handler_type <> 'consumer' then
     perform lifecycle.refuse(409, 'wrong_handler_type', 'The run is one of a producer: use commit_producer().');
-  elsif answer is not null then
+  end if;
+  answer := private.check_commit(run, 'emitting');
+  if answer is not null then
     return answer;
   end if;
   perform private.refuse_unknown_outcome(run, (select m.status from public.workflow_mutations m where m.run_id = run.id));

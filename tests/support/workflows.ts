@@ -130,7 +130,8 @@ export function worker(sql: postgres.Sql, name = 'w') {
     /** Begins a run of the consumer and takes it to a phase, with these events reserved. */
     async consumerAt(phase: string, session: Session, ids: string[] = ['e1']): Promise<PlayedRun> {
       let { run } = await self.create(session, { handler_type: 'consumer', handler_name: 'C' })
-      const hops = ['preparing', 'prepared', 'mutating', 'mutated', 'emitting']
+      const mutate = ids.length > 0 ? ['mutating', 'mutated'] : []
+      const hops = ['preparing', 'prepared', ...mutate, 'emitting']
       for (const hop of phase === 'pending' ? [] : hops.slice(0, hops.indexOf(phase) + 1)) {
         const prepared = { result: { ids }, reservations: ids.length > 0 ? [{ topic: 't', ids }] : [] }
         run = (await self.advance(session, run, hop, hop === 'prepared' ? prepared : {})).run
