@@ -140,6 +140,24 @@ describe('watch', () => {
     }
   })
 
+  test('of two workflows sees of each its own, over one channel', async () => {
+    const ids = [await sending(), await sending()]
+    const watches = ids.map((id) => collect(rollcall.workflows.watch(id, { signal: over.signal })))
+    await vi.waitFor(
+      () => expect(watches.map(({ seen }) => states(seen))).toEqual([['ready'], ['ready']]),
+      5000,
+    )
+    for (let i = 0; i < 3; i++) for (const id of ids) await playWhole(id, `item-${i}`)
+    for (const [i, id] of ids.entries()) {
+      const wanted = await truth(id)
+      await vi.waitFor(
+        () => expect(transitions(watches[i]?.seen ?? []).map((change) => change.id)).toEqual(wanted),
+        10_000,
+      )
+    }
+    expect(client.getChannels().map(({ topic }) => topic)).toEqual([`realtime:owner:${user.id}`])
+  })
+
   test('goes on behind a change that was handled, and from now on', async () => {
     const workflow_id = await sending()
     await playWhole(workflow_id, 'item-1')

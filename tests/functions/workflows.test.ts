@@ -220,7 +220,7 @@ describe('a run', () => {
     for (const action of ['resume', 'retry']) {
       expect(await post(`/${workflow_id}/${action}`), action).toMatchObject({
         status: 409,
-        body: { code: 'unresolved_mutation' },
+        body: { code: 'unresolved_mutation', hint: expect.stringContaining('resolve the mutation') },
       })
     }
     const path = `/${workflow_id}/mutations/${mutation_id}/resolve`
