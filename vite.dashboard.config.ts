@@ -51,6 +51,38 @@ const one_file: Plugin = {
   },
 }
 
+/**
+ * Parts of Realtime's library that this page has no use for: presence, changes of tables, long polling, and sockets outside of
+ * browsers. A name that a newer version wants beside these breaks the build, not the page.
+ */
+const unused: [file: RegExp, instead: string][] = [
+  [/phoenix\/(?:longpoll|presence)\.js$/, 'export default class {}'],
+  [
+    /RealtimePresence\.js$/,
+    'export const REALTIME_PRESENCE_LISTEN_EVENTS = {}; export default class { state = {} }',
+  ],
+  [
+    /RealtimePostgresFilterBuilder\.js$/,
+    'export class RealtimePostgresFilterBuilder {}; export const postgresChangesFilter = null',
+  ],
+  [
+    /realtime-js\/.*\/transformers\.js$/,
+    'export const convertChangeData = null, convertColumn = null; export const httpEndpointURL = (url) => url',
+  ],
+  [
+    /realtime-js\/.*\/websocket-factory\.js$/,
+    'export default class { static getWebSocketConstructor() { return WebSocket } }',
+  ],
+]
+
+const without_unused: Plugin = {
+  name: 'without-unused',
+  enforce: 'pre',
+  load(id) {
+    return unused.find(([file]) => file.test(id))?.[1]
+  },
+}
+
 function sha256(text: string): string {
   return `sha256-${createHash('sha256').update(text).digest('base64')}`
 }
@@ -64,10 +96,12 @@ export default defineConfig({
     alias: {
       // The client names two error classes of the big library; nothing else of it belongs into the page.
       '@supabase/supabase-js': '@supabase/functions-js',
+      // As the modules it is made of, so that some can be left out.
+      '@supabase/phoenix': join(root, 'node_modules/@supabase/phoenix/assets/js/phoenix/index.js'),
     },
   },
   oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
-  plugins: [one_file],
+  plugins: [without_unused, one_file],
   build: {
     outDir: join(root, 'dist', 'dashboard'),
     emptyOutDir: true,

@@ -1,8 +1,8 @@
-import type { LiveRow } from '../../client/live/rows.ts'
+import type { RunRow } from '../../client/live/run.ts'
 import { progress } from '../format.ts'
 
 /** How far a run is; nothing where there is nothing to count. */
-export function ProgressBar({ row }: { row: LiveRow }) {
+export function ProgressBar({ row }: { row: RunRow }) {
   const view = progress(row)
   if (!view) return null
   if (view.text === 'no steps') return <span class="quiet">no steps</span>

@@ -1,4 +1,4 @@
-import type { LiveRow } from '../../client/live/rows.ts'
+import type { RunRow } from '../../client/live/run.ts'
 import type { Catalog } from '../../client/live/source.ts'
 import { endedPoorly, toneOf, words } from '../vocabulary.ts'
 import { Icon } from './Icon.tsx'
@@ -9,7 +9,7 @@ export function StateBadge({
   catalog,
   is_big = false,
 }: {
-  row: LiveRow
+  row: RunRow
   catalog: Catalog | null
   is_big?: boolean
 }) {
