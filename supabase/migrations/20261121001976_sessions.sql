@@ -143,8 +143,9 @@ begin
     workflow_id, owner_id, script_id, trigger, retry_of, started_at, lease_owner, lease_token, lease_expires_at
   )
   values (
-    workflow.id, workflow.owner_id, script.id, trigger, retry_of, lifecycle.now(), left(worker, 200), gen_random_uuid(),
-    lifecycle.now() + (select l.session_lease from lifecycle.settings l)
+    workflow.id, workflow.owner_id, script.id, trigger, retry_of, lifecycle.now(),
+    -- Never null: that is a session that was given back.
+    coalesce(left(worker, 200), 'unnamed'), gen_random_uuid(), lifecycle.now() + (select l.session_lease from lifecycle.settings l)
   )
   returning * into session;
   update public.workflows w
@@ -247,7 +248,7 @@ begin
     perform from public.workflows w where w.id = candidate.workflow_id for no key update skip locked;
     continue when not found;
     update public.script_runs s
-    set lease_owner = left(worker, 200), lease_token = gen_random_uuid(),
+    set lease_owner = coalesce(left(worker, 200), 'unnamed'), lease_token = gen_random_uuid(),
       lease_expires_at = lifecycle.now() + (select l.session_lease from lifecycle.settings l)
     where s.id = candidate.id and s.status = 'running' and s.lease_owner is null
     returning * into session;

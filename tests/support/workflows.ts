@@ -184,14 +184,16 @@ export async function everything(
 export async function stateOf(sql: postgres.Sql, workflow_id: string): Promise<Json> {
   const [workflow] = await sql`
     select w.*, private.workflow_state(w) as state from public.workflows w where id = ${workflow_id}`
+  // A clock that stands still gives equal times: the history tells what came first.
+  const begun = '(select e.id from public.status_events e where e.subject_id = t.id and e.seq = 1)'
   const of = (table: string, order: string) =>
-    sql.unsafe(`select * from public.${table} where workflow_id = $1 order by ${order}`, [workflow_id])
+    sql.unsafe(`select * from public.${table} t where workflow_id = $1 order by ${order}`, [workflow_id])
   return {
     ...workflow,
-    sessions: await of('script_runs', 'started_at desc, id'),
-    runs: await of('handler_runs', 'started_at, id'),
+    sessions: await of('script_runs', `${begun} desc`),
+    runs: await of('handler_runs', begun),
     events: await of('workflow_events', 'position'),
-    mutations: await of('workflow_mutations', 'created_at, id'),
+    mutations: await of('workflow_mutations', begun),
     handlers: await of('handler_states', 'handler_type, handler_name'),
     notifications: await of('workflow_notifications', 'created_at, id'),
     messages: await of('workflow_messages', 'created_at, id'),
