@@ -118,7 +118,12 @@ begin
       select from public.workflow_tasks t
       where t.workflow_id = candidate and t.type = 'maintainer' and t.state = 'queued'
     );
-    perform private.enter_maintenance(workflow, has_agent);
+    begin
+      perform private.enter_maintenance(workflow, has_agent);
+    exception when others then
+      -- One that can not be begun must not keep the others from being repaired.
+      raise warning 'maintenance of workflow % could not be begun: %', workflow.id, sqlerrm;
+    end;
   end loop;
 end;
 $$;

@@ -9,6 +9,9 @@ comment on column lifecycle.settings.task_lease is 'How long a worker has a task
 comment on column lifecycle.settings.task_attempts is 'With so many failures, lost workers among them, a task of the agent ends.';
 comment on column lifecycle.settings.task_backoff is 'How long a task rests after its first failure; twice as long after each further one.';
 
+create index workflow_tasks_open on public.workflow_tasks (workflow_id, type, created_at, id) where state = 'queued';
+create index workflow_tasks_leased on public.workflow_tasks (owner_id) where state = 'queued' and lease_token is not null;
+
 create function private.hold_task(task_id uuid, lease_token uuid)
 returns public.workflow_tasks
 language plpgsql
@@ -209,7 +212,8 @@ as $$
   -- The owner with the fewest live leases first, then the oldest.
   order by (
     select count(*) from public.workflow_tasks live
-    where live.state = 'queued' and live.owner_id = t.owner_id and live.lease_expires_at > moment
+    where live.state = 'queued' and live.owner_id = t.owner_id and live.lease_token is not null
+      and live.lease_expires_at > moment
   ), t.created_at, t.id
 $$;
 comment on function private.due_tasks is 'The tasks that a worker may claim at a moment, in the order in which it should.';
