@@ -17,7 +17,7 @@ const news = ['Release 1.0 is out', 'The office moves', 'Release 1.1 is out']
 const cut_item = 'item-2'
 
 const cure =
-  'The feed is on this machine, where automations may not go by themselves: start the stack with SCRIPTS_ALLOW_PRIVATE=1 npm start.'
+  'The feed is on this machine, where automations may not go: start the stack without SCRIPTS_ALLOW_PRIVATE=0.'
 
 interface Feed {
   url: string

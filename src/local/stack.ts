@@ -132,6 +132,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         ROOM_URL: room_url,
         // Where the developer names no agent.
         AGENT_BUILT_IN: '1',
+        // Feeds and receivers of a developer are on this machine.
+        SCRIPTS_ALLOW_PRIVATE: process.env.SCRIPTS_ALLOW_PRIVATE || '1',
         // Here nobody ends an isolate: it works as long as the stack runs.
         WORK_SECONDS: '1000000000',
       },

@@ -4,14 +4,9 @@ import { type Project, startProject } from '../support/project.ts'
 
 let project: Project
 beforeAll(async () => {
-  // The demo serves its feed and its receiver on this machine.
-  process.env.SCRIPTS_ALLOW_PRIVATE = '1'
   project = await startProject()
 })
-afterAll(async () => {
-  delete process.env.SCRIPTS_ALLOW_PRIVATE
-  await project?.close()
-})
+afterAll(() => project?.close())
 
 test('the demo sends each item of its feed once, also where the receiver cuts the connection', async () => {
   const lines: string[] = []
