@@ -783,6 +783,10 @@ describe('resolving a side effect', () => {
           message: 'illegal_transition',
         })
       }
+      if (how === 'applied')
+        expect((await refusal(resolve(mutation_id, how, { result: { order: 8 } }))).message).toBe(
+          'illegal_transition',
+        )
       expect(await everything(workflow)).toEqual(before)
       // Out of the way of the next.
       await call('pause_workflow', workflow)
