@@ -107,6 +107,13 @@ export function actionsOf(row: RunRow, tone: Tone = toneOf(row, null)): Action[]
   )
 }
 
+/** An idempotency key. Browsers have randomUUID() on https alone, and this also on plain http. */
+export function newKey(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, '0'),
+  ).join('')
+}
+
 /**
  * Does it. The same key makes a repeated request the same one. Answers the id of a run that began with it.
  * @throws RollcallError

@@ -30,6 +30,9 @@ export function mount(root: HTMLElement, options: MountOptions = {}): void {
   render(<Page options={options} />, root)
 }
 
+/** Runs that are read at a time. */
+const PAGE = 100
+
 let narrowed_to: string | null = null
 const sessions = new Map<string, Session>()
 
@@ -100,7 +103,7 @@ function Page({ options }: { options: MountOptions }) {
   function deskOf(its: DashboardProject, session: Session): Desk {
     const source = createDashboardSource(its, session)
     return {
-      live: createLive({ source, ...options.live }),
+      live: createLive({ source, page_size: PAGE, ...options.live }),
       source,
       url: its.url,
       project_name: projectName(its),
@@ -118,7 +121,7 @@ function Page({ options }: { options: MountOptions }) {
 function injected({ source, is_operator = false, live }: MountOptions): Desk {
   if (!source) throw new Error('A source is missing.')
   return {
-    live: createLive({ source, ...live }),
+    live: createLive({ source, page_size: PAGE, ...live }),
     source,
     url: 'https://example.supabase.co',
     project_name: 'example',

@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { RollcallError } from '../../client/errors.ts'
 import type { RunRow } from '../../client/live/run.ts'
-import { type Action, actionsOf, neverAgain, perform } from '../actions.ts'
+import { type Action, actionsOf, neverAgain, newKey, perform } from '../actions.ts'
 import { announce } from '../announcer.ts'
 import { useDesk } from '../desk.ts'
 import { age, shortId } from '../format.ts'
@@ -30,7 +30,7 @@ export function ActionDialog({
   const [is_sending, setSending] = useState(false)
   const [trouble, setTrouble] = useState<Trouble | null>(null)
   const keep = useRef<HTMLButtonElement>(null)
-  const key = useRef(crypto.randomUUID())
+  const key = useRef(newKey())
   const sending = useRef(false)
   const tone = toneOf(row, null)
 

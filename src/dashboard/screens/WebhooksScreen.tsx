@@ -5,6 +5,7 @@ import type {
   WebhookDeliveryState,
   WebhookEndpointList,
 } from '../../contract/webhooks.ts'
+import { newKey } from '../actions.ts'
 import { announce } from '../announcer.ts'
 import { Icon } from '../components/Icon.tsx'
 import { Problem, sentence } from '../components/Problem.tsx'
@@ -39,7 +40,7 @@ export function WebhooksScreen() {
     try {
       await source.call(`webhooks/deliveries/${id}/resend`, {
         body: {},
-        headers: { 'idempotency-key': crypto.randomUUID() },
+        headers: { 'idempotency-key': newKey() },
       })
       tell('It is sent again.')
       announce('It is sent again.')
