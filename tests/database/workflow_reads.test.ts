@@ -55,6 +55,9 @@ async function rich() {
   return { ...workflow, ...uncertain }
 }
 
+const byName = (one: { handler_name: string }, other: { handler_name: string }) =>
+  one.handler_name.localeCompare(other.handler_name)
+
 test("each read gives its owner's rows to the owner, operators and secret keys, and nothing to anybody else", async () => {
   const { workflow_id, owner_id, script_id, session_id } = await rich()
   const stranger = user(randomUUID())
@@ -75,6 +78,8 @@ test("each read gives its owner's rows to the owner, operators and secret keys, 
     const messages = WorkflowMessageList.parse(await as(reader, 'list_workflow_messages', { workflow_id }))
     expect(messages.items).toMatchObject([{ role: 'event', type: 'error', content: 'timed out' }])
     const runs = WorkflowRunList.parse(await as(reader, 'list_workflow_runs', { workflow_id }))
+    // The clock stands still: both began at once.
+    for (const { handler_runs } of runs.items) handler_runs.sort(byName)
     expect(runs.items).toMatchObject([
       {
         ...{
@@ -91,7 +96,7 @@ test("each read gives its owner's rows to the owner, operators and secret keys, 
       },
     ])
     const run = WholeWorkflowRun.parse(await as(reader, 'get_workflow_run', { session_id, workflow_id }))
-    expect(run.handler_runs).toMatchObject([
+    expect(run.handler_runs.sort(byName)).toMatchObject([
       { handler_name: 'feed', mutation: null, events: [{ topic: 'items', message_id: 'a' }] },
       {
         handler_name: 'send',
@@ -182,7 +187,7 @@ describe('a secret', () => {
     ] as const)
       expect(await refusal(set(name, value)), `${name}`).toMatchObject({ code: 'PT422' })
     for (const { role, claims } of [user(owner_id), operator, secret]) {
-      for (const columns of ['value', '*', 'name, value'])
+      for (const columns of ['vault_id', '*', 'name, vault_id'])
         await expect(
           database.as(role, claims, (sql) => sql.unsafe(`select ${columns} from private.workflow_secrets`)),
         ).rejects.toThrow(/permission denied/)
@@ -195,6 +200,23 @@ describe('a secret', () => {
       )
     expect(await names(user(owner_id))).toEqual([{ name: 'A' }])
     expect(await names(user(randomUUID()))).toEqual([])
+  })
+
+  test('lies in Vault, and goes with its workflow', async () => {
+    const owner_id = randomUUID()
+    const { workflow_id } = await readyWorkflow(clock.sql, { owner_id })
+    const vault = () => clock.sql`
+      select decrypted_secret as value from vault.decrypted_secrets where name like ${`rollcall/${workflow_id}/%`} order by name`
+    const set = (name: string, value: string | null) =>
+      rpc(clock.sql, 'set_workflow_secret', { workflow_id, name, value })
+    await set('A', 'one')
+    await set('B', 'two')
+    await set('A', 'three')
+    expect(await vault()).toEqual([{ value: 'three' }, { value: 'two' }])
+    await set('B', null)
+    expect(await vault()).toEqual([{ value: 'three' }])
+    await rpc(clock.sql, 'lifecycle.forget_owner', { owner_id })
+    expect(await vault()).toEqual([])
   })
 
   test('is handed to the holder of the live lease of a session alone', async () => {
