@@ -5,7 +5,7 @@ import { Lease, LeaseLost } from './lease.ts'
 import { log } from './log.ts'
 import { FixArguments, failureReport, fix_tool, MAINTAINER_PROMPT } from './maintainer.ts'
 import { plannerPrompt, SaveArguments, save_tool } from './planner.ts'
-import { callRpc } from './rpc.ts'
+import { callRpc, RpcError } from './rpc.ts'
 import { validateScript } from './script/validate_script.ts'
 import type { AgentSettings } from './settings.ts'
 import { type AssistantMessage, chatWithTools, type Tool, type ToolMessage } from './tool_chat.ts'
@@ -46,16 +46,10 @@ export async function workOnTask(context: WorkContext, may_begin: () => boolean)
   const done = (result: string) => log('info', 'task', { workflow_id, task_id, type, result })
   const work = { context, agent, task, lease, messages: opening(task) }
   try {
-    done(await goOn(work, may_begin))
+    done(await attempt(work, may_begin))
   } catch (error) {
-    if (error instanceof LeaseLost) {
-      done('lease_lost')
-    } else if (error instanceof AgentError) {
-      await lease.call('fail_task', { task_id, error: error.message, error_code: error.code })
-      done(error.code)
-    } else {
-      throw error
-    }
+    if (!(error instanceof LeaseLost)) throw error
+    done('lease_lost')
   } finally {
     lease.end()
   }
@@ -66,6 +60,18 @@ export async function workOnTask(context: WorkContext, may_begin: () => boolean)
 function opening(task: Task): ToolMessage[] {
   if (task.type === 'planner' || task.messages.length > 0) return [...task.messages]
   return [{ role: 'user', content: failureReport(task) }]
+}
+
+/** As far as it goes; an agent that gives no usable answer has cost the task an attempt. */
+async function attempt(work: TaskWork, may_begin: () => boolean): Promise<string> {
+  try {
+    return await goOn(work, may_begin)
+  } catch (error) {
+    if (!(error instanceof AgentError)) throw error
+    const { task_id } = work.task
+    await work.lease.call('fail_task', { task_id, error: error.message, error_code: error.code })
+    return error.code
+  }
 }
 
 async function goOn(work: TaskWork, may_begin: () => boolean): Promise<string> {
@@ -120,20 +126,38 @@ async function follow(work: TaskWork, answer: AssistantMessage): Promise<string 
   for (const { id, function: called } of calls) {
     const tried = await tryCall(task, called)
     if ('stored' in tried) {
-      replies.push({ role: 'tool', tool_call_id: id, content: 'Saved.' })
-      const conversation = [...messages, ...replies]
-      if (task.type === 'planner') {
-        const reply = answer.content?.trim() || null
-        await lease.call('complete_plan', { task_id, ...tried.stored, reply, messages: conversation })
-        return 'saved'
-      }
-      await lease.call('apply_fix', { task_id, ...tried.stored, messages: conversation })
-      return 'fixed'
+      const saved: ToolMessage = { role: 'tool', tool_call_id: id, content: 'Saved.' }
+      const refusal = await store(work, answer, tried.stored, [...messages, ...replies, saved])
+      if (refusal === null) return task.type === 'planner' ? 'saved' : 'fixed'
+      replies.push({ role: 'tool', tool_call_id: id, content: refusal })
+    } else {
+      replies.push({ role: 'tool', tool_call_id: id, content: tried.complaint })
     }
-    replies.push({ role: 'tool', tool_call_id: id, content: tried.complaint })
   }
   messages.push(...replies)
   return null
+}
+
+/** Stores a script and ends the task; what the database has against it, null for nothing. */
+async function store(
+  { lease, task }: TaskWork,
+  answer: AssistantMessage,
+  script: Record<string, unknown>,
+  messages: ToolMessage[],
+): Promise<string | null> {
+  const { task_id } = task
+  try {
+    if (task.type === 'planner') {
+      const reply = answer.content?.trim() || null
+      await lease.call('complete_plan', { task_id, ...script, reply, messages })
+    } else {
+      await lease.call('apply_fix', { task_id, ...script, messages })
+    }
+    return null
+  } catch (error) {
+    if (error instanceof RpcError && error.status === 422) return `Not saved. ${error.message}`
+    throw error
+  }
 }
 
 /** What a call of a tool is to store, or what is wrong with it. */

@@ -291,7 +291,8 @@ async function endRun(
   error: unknown,
 ): Promise<void> {
   const unresolved = error instanceof Unresolved
-  const { error_class, message } = unresolved ? error.failure : failureOf(error)
+  const failure = unresolved ? error.failure : failureOf(error)
+  const { error_class, message, service, http_status } = failure
   const status = unresolved ? 'paused:reconciliation' : STATUS_OF[error_class]
   const fields = { workflow_id: claim.workflow_id, run_id, phase, status }
   try {
@@ -301,6 +302,7 @@ async function endRun(
       error: withoutValues(message, secrets),
       error_type: error_class,
       logs,
+      ...(service === undefined ? {} : { details: { service, http_status } }),
     })
     log('info', 'handler_run', fields)
   } catch (refused) {

@@ -73,6 +73,7 @@ export async function chatWithTools(
   const calls = (tool_calls ?? []).map(
     (call): ToolCall => ({
       ...call,
+      id: storable(agent, call.id),
       function: {
         name: storable(agent, call.function.name),
         arguments: storable(agent, call.function.arguments),

@@ -18,6 +18,7 @@ import {
 import { type Ledger, type LedgerAnswer, startLedger } from '../support/ledger.ts'
 import { type Project, startProject } from '../support/project.ts'
 import { refusal, rpc } from '../support/rpc.ts'
+import { watchRequests } from '../support/watched_requests.ts'
 import { spawnWorker, workerOf } from '../support/worker.ts'
 
 let project: Project
@@ -130,6 +131,86 @@ test('functions run scripts as workers do, woken by the activation', async () =>
     await project.wakes(null)
     await host.close()
   }
+})
+
+test('a worker goes on once the database is there again', async () => {
+  const requests = await watchRequests(project.stack.api_url, ledger.url)
+  try {
+    const items = names(2)
+    await ordering(items)
+    // Each call is lost twice: on the way there, and on the way back.
+    const lost = new Map<string, number>()
+    requests.at = (moment, path) => {
+      if (path.includes('claim_workflow_session')) return true
+      const times = lost.get(path + moment) ?? 0
+      lost.set(path + moment, times + 1)
+      return times > 0
+    }
+    const away = { ...project, stack: { ...project.stack, api_url: requests.url } }
+    await runLane('scripts', workerOf(away, { SCRIPTS_ALLOW_PRIVATE: '1' }, randomUUID()))
+    expect(lost.size).toBeGreaterThan(15)
+    expect(orderedOnce(ledger, items)).toBe(true)
+    expect(ledger.calls).toHaveLength(2)
+    const [session] = await project.sql`select status from public.script_runs`
+    expect(session?.status).toBe('success')
+  } finally {
+    await requests.close()
+  }
+})
+
+describe('a secret', () => {
+  const script = () => `
+    workflow = {
+      topics: [],
+      producers: {
+        look: {
+          schedule: { interval: '1d' },
+          publishes: [],
+          async handler() {
+            const { body } = await Http.get({ url: '${ledger.url}/feed/x', headers: { authorization: 'Bearer {{secret.TOKEN}}' } })
+            console.log('it said', body.items[0])
+            await User.send('Looked.')
+            return { looked: true }
+          },
+        },
+      },
+      consumers: {},
+    }`
+
+  test('that is missing is asked for; set, it is sent, and no log shows it', async () => {
+    const automation = await startAutomation(project, script())
+    const { workflow_id, owner_id } = automation
+    const value = randomUUID()
+    // A service that repeats what it was sent.
+    ledger.feeds.x = [`Bearer ${value}`]
+    await runLane('scripts', worker())
+    expect(await lastRun(automation)).toMatchObject({ status: 'paused:approval', error_type: 'auth' })
+    expect(await workflowOf(project, automation)).toMatchObject({
+      state: 'error',
+      error: { code: 'AUTH_REQUIRED', message: expect.stringContaining('TOKEN') },
+    })
+    expect(ledger.gets).toHaveLength(0)
+    await rpc(project.sql, 'set_workflow_secret', { workflow_id, name: 'TOKEN', value, owner_id })
+    await rpc(project.sql, 'resume_workflow', { workflow_id })
+    await runLane('scripts', worker())
+    expect(ledger.gets[0]?.headers.authorization).toBe(`Bearer ${value}`)
+    const run = await lastRun(automation)
+    expect(run).toMatchObject({ status: 'committed' })
+    expect(run.logs.map(({ text }: { text: string }) => text)).toEqual(['it said Bearer [secret]'])
+    const messages = await project.sql`
+      select content from public.workflow_messages where workflow_id = ${workflow_id} and role = 'assistant'`
+    expect(messages).toEqual([{ content: 'Looked.' }])
+  })
+
+  test('of a service that refuses it: the owner is told which service', async () => {
+    const automation = await ordering(names(1))
+    ledger.answers = [401]
+    await runLane('scripts', worker())
+    expect((await lastRun(automation)).details).toEqual({
+      service: new URL(ledger.url).host,
+      http_status: 401,
+    })
+  })
 })
 
 describe('a workflow that is paused in the middle of a run', () => {

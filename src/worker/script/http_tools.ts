@@ -120,16 +120,22 @@ async function call(
     if (!(error instanceof PinnedError)) throw error
     const message = `${method} ${host}: ${error.message}`
     throw new ScriptFailure(error.refused ? 'logic' : 'network', message, {
+      service: host,
       request_sent: error.sent,
       http_status: null,
     })
   }
-  return read(`${method} ${host}`, answer)
+  return read(method, host, answer)
 }
 
-function read(what: string, answer: Awaited<ReturnType<typeof requestPinned>>): HttpAnswer {
+function read(
+  method: string,
+  service: string,
+  answer: Awaited<ReturnType<typeof requestPinned>>,
+): HttpAnswer {
+  const what = `${method} ${service}`
   const { status, headers, body, body_problem } = answer
-  const fields = { request_sent: true, http_status: status }
+  const fields = { service, request_sent: true, http_status: status }
   if (status < 200 || status > 299) {
     const more = status < 400 ? ' Redirects are not followed.' : ''
     throw new ScriptFailure(classOf(status), `${what}: answered ${status}.${more}`, fields)

@@ -13,6 +13,8 @@ export interface FailureFields {
   request_sent?: boolean | undefined
   /** What was answered; null for no answer. */
   http_status?: number | null | undefined
+  /** The host that was called. */
+  service?: string | undefined
   /** Of a call that succeeded: what can be told of an answer that makes no sense. */
   answer?: undefined | { status: number; headers: Record<string, string>; body: unknown }
   logs?: LogLine[]
@@ -23,6 +25,7 @@ export class ScriptFailure extends Error {
   override name = 'ScriptFailure'
   readonly error_class: ErrorClass
   readonly request_sent: boolean | undefined
+  readonly service: string | undefined
   readonly http_status: number | null | undefined
   readonly answer: FailureFields['answer']
   readonly logs: LogLine[]
@@ -31,6 +34,7 @@ export class ScriptFailure extends Error {
     super(message)
     this.error_class = error_class
     this.request_sent = fields.request_sent
+    this.service = fields.service
     this.http_status = fields.http_status
     this.answer = fields.answer
     this.logs = fields.logs ?? []
@@ -38,7 +42,13 @@ export class ScriptFailure extends Error {
 
   /** The same failure with what was logged before it. */
   withLogs(logs: LogLine[]): ScriptFailure {
-    const { request_sent, http_status, answer } = this
-    return new ScriptFailure(this.error_class, this.message, { request_sent, http_status, answer, logs })
+    const { request_sent, service, http_status, answer } = this
+    return new ScriptFailure(this.error_class, this.message, {
+      request_sent,
+      service,
+      http_status,
+      answer,
+      logs,
+    })
   }
 }
