@@ -107,6 +107,8 @@ export default defineConfig({
     emptyOutDir: true,
     target: 'es2023',
     modulePreload: false,
+    // The first that know light-dark().
+    cssTarget: ['chrome123', 'firefox120', 'safari17.5'],
     cssMinify: true,
     reportCompressedSize: false,
   },

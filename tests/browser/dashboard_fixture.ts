@@ -380,7 +380,7 @@ const source: DashboardSource = {
       call.signal,
       () => {
         const told = fixture.answers[path] ?? { items: [], checks: [] }
-        if (typeof told === 'object' && told !== null && 'throws' in told) throw toError(told.throws as Fault)
+        if (typeof told === 'object' && told !== null && 'throw' in told) throw toError(told.throw as Fault)
         return told as T
       },
       { path, body: { ...(call.body as object), key: call.headers?.['idempotency-key'] } },

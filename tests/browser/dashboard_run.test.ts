@@ -139,7 +139,7 @@ test('Stop asks, sends once, and says that it was asked until the bot has stoppe
   })
   await page.getByRole('button', { name: 'Stop' }).click()
   const dialog = page.getByRole('dialog')
-  await dialog.getByText('running').waitFor()
+  await dialog.getByText('running', { exact: true }).waitFor()
   const keep = dialog.getByRole('button', { name: 'Keep running' })
   await expect.poll(() => keep.evaluate((element) => element === document.activeElement)).toBe(true)
   await dialog.getByRole('button', { name: 'Stop' }).dblclick()

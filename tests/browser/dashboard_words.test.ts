@@ -34,7 +34,7 @@ test('numbers are grouped, and a plus says that there are more', () => {
 })
 
 test('a text is cut between its characters', () => {
-  expect(clipped('a👩b', 3)).toBe('a👩…'.slice(0, 1) + '…')
+  expect(clipped('a👩b', 3)).toBe('a…')
   expect(clipped('short', 10)).toBe('short')
 })
 

@@ -81,7 +81,7 @@ export function HealthScreen() {
               {plural(violations.data.length, 'row', 'rows', violations.data.length < 100)} of what must never
               be.
             </p>
-            <Scroll label="Violations">
+            <Scroll label="Table of violations">
               <table>
                 <thead>
                   <tr>

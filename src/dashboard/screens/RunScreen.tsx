@@ -31,7 +31,7 @@ export function RunScreen({ id, seen, view }: { id: string; seen: LiveSnapshot; 
   const [asked, setAsked] = useState<Action | null>(null)
   const [stop_sent, setStopSent] = useState(false)
   useEffect(() => live.openRun(id), [live, id])
-  useEffect(() => returnToRow, [])
+  useEffect(returnToRow, [])
 
   const open = seen.open.get(id)
   const row = open?.row ?? seen.rows.find((its) => its.id === id) ?? null

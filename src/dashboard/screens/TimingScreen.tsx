@@ -92,7 +92,7 @@ export function TimingScreen() {
         )}
         {!timing.data && timing.is_loading && <Skeleton />}
         {timing.data && (
-          <Scroll label="Time in each state">
+          <Scroll label="Table of times">
             <table>
               <thead>
                 <tr>
@@ -145,7 +145,7 @@ export function TimingScreen() {
         )}
         {failures.data?.failures.length === 0 && <p class="quiet">Nothing failed in this time.</p>}
         {failures.data && failures.data.failures.length > 0 && (
-          <Scroll label="Failures">
+          <Scroll label="Table of failures">
             <table>
               <thead>
                 <tr>

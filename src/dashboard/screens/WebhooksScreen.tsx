@@ -123,7 +123,7 @@ export function WebhooksScreen() {
           <p class="quiet">{state === '' ? 'Nothing was delivered yet.' : `No delivery is ${state}.`}</p>
         )}
         {deliveries.data && deliveries.data.items.length > 0 && (
-          <Scroll label="Deliveries">
+          <Scroll label="Table of deliveries">
             <table>
               <thead>
                 <tr>
