@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import postgres from 'postgres'
@@ -316,16 +316,35 @@ describe('in a terminal', () => {
     ).not.toContain('\x1b')
   })
 
-  test('stop asks, and no keeps the run', async () => {
+  test('stop asks: anything but yes keeps the run', async () => {
     const it = await bot()
-    const no = await startInTerminal(`echo n | ${shellCommand(['stop', it.bot_id])}`, size, env).finished
-    expect(no.code).not.toBe(0)
-    expect(
-      (
-        await sql`select 1 from public.workflow_threads where bot_id = ${it.bot_id} and stop_requested_at is null`
-      ).length,
-    ).toBe(1)
-  })
+    const stop = (typed: string) =>
+      startInTerminal(
+        `${shellCommand(['stop', it.bot_id])}; echo "exit $?"`,
+        size,
+        env,
+        `sleep 4; echo ${typed}; sleep 4`,
+      ).finished
+    const no = await stop('n')
+    expect(no.stdout).toMatch(/is pending\. Stop it\? \[y\/N\]/)
+    expect(no.stdout).toContain('exit 1')
+    const asked = () => sql`select stop_requested_at from public.workflow_threads where bot_id = ${it.bot_id}`
+    expect((await asked())[0]?.stop_requested_at).toBeNull()
+    expect((await stop('y')).stdout).toContain('exit 0')
+    expect((await asked())[0]?.stop_requested_at).not.toBeNull()
+  }, 60_000)
+
+  test('a watch without ids lets one choose among what is going on', async () => {
+    const bob = await signUp(stack)
+    await bot({ owner_id: bob.user_id, bot_name: 'first' })
+    const second = await bot({ owner_id: bob.user_id, bot_name: 'second' })
+    const line = `${shellCommand(['watch', '--kind', 'bot', '--timeout', '1s'])}; echo "exit $?"`
+    const own = { ...env, ROLLCALL_TOKEN: bob.access_token }
+    const { stdout } = await startInTerminal(line, size, own, 'sleep 5; echo 1; sleep 6').finished
+    expect(stdout).toMatch(/1 .*second[\s\S]*2 .*first/)
+    expect(stdout).toContain('exit 124')
+    expect(stdout).toContain(`rollcall watch ${second.bot_id.slice(-8)}`)
+  }, 60_000)
 
   test('a hundred updates a second take less than a fifth of a processor', async () => {
     const bots: TestBot[] = []
@@ -604,6 +623,28 @@ describe('where the project comes from', () => {
 })
 
 describe('doctor and ui', () => {
+  test('ui serves the page for this project on this machine alone, without any secret', async () => {
+    const keys = { SUPABASE_PUBLISHABLE_KEY: stack.publishable_key, SUPABASE_SECRET_KEY: stack.secret_key }
+    const ui = startCommand(['ui'], { SUPABASE_URL: stack.api_url, ...keys })
+    const is_built = existsSync(join(import.meta.dirname, '../../dist/dashboard/index.html'))
+    if (!is_built) {
+      const { code, stderr } = await ui.finished
+      expect(code).toBe(1)
+      expect(stderr).toContain('npm run build')
+      return
+    }
+    await until(() => ui.stdout, /^http:\/\/127\.0\.0\.1:\d+\/\n$/)
+    const url = ui.stdout.trim()
+    const page = await (await fetch(url)).text()
+    expect(page).toContain(stack.api_url)
+    expect(page).toContain(stack.publishable_key)
+    expect(page).not.toContain(stack.secret_key)
+    expect((await fetch(`${url}other`)).status).toBe(404)
+    expect((await fetch(url, { method: 'POST' })).status).toBe(405)
+    ui.child.kill('SIGINT')
+    expect((await ui.finished).code).toBe(130)
+  })
+
   test('doctor tells an operator of each check', async () => {
     const secret = { SUPABASE_URL: stack.api_url, SUPABASE_KEY: stack.secret_key }
     const { code, stdout } = await runCommand(['doctor'], secret)

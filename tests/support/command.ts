@@ -34,16 +34,20 @@ export function startShell(line: string, env: Record<string, string> = {}): Star
   return started(spawn('bash', ['-c', line], { env: bare(env), stdio: ['ignore', 'pipe', 'pipe'] }))
 }
 
-/** Runs a line of a shell in a terminal of this size; what it prints comes on stdout. */
+/** Runs a line of a shell in a terminal of this size; what it prints comes on stdout. `typed`: a shell's words that type. */
 export function startInTerminal(
   line: string,
   { cols, rows }: { cols: number; rows: number },
   env: Record<string, string> = {},
+  typed?: string,
 ): Started {
-  return startShell(`script -qec ${quoted(`stty cols ${cols} rows ${rows}; ${line}`)} /dev/null`, {
-    TERM: 'xterm-256color',
-    ...env,
-  })
+  return startShell(
+    `${typed ? `(${typed}) | ` : ''}script -qec ${quoted(`stty cols ${cols} rows ${rows}; ${line}`)} /dev/null`,
+    {
+      TERM: 'xterm-256color',
+      ...env,
+    },
+  )
 }
 
 export async function runCommand(
