@@ -100,7 +100,7 @@ describe('a session', () => {
 
   test('whose lease is lost stops at once, and writes nothing', async () => {
     const [item = ''] = names(1)
-    const automation = await ordering([item], { mutate: 'console.log("began")' })
+    const automation = await ordering([item], { reconcile: true })
     ledger.always = async (): Promise<LedgerAnswer> => {
       await project.sql`update public.script_runs set lease_token = gen_random_uuid() where status = 'running'`
       return 'do'
@@ -108,14 +108,32 @@ describe('a session', () => {
     await runLane('scripts', worker())
     expect(await lastRun(automation)).toMatchObject({ status: 'active', phase: 'mutating' })
     expect(await mutationsOf(project, automation)).toMatchObject([{ status: 'in_flight', result: null }])
+    expect(ledger.asked).toHaveLength(0)
     await passTime(project)
     expect(await lastRun(automation)).toMatchObject({ status: 'crashed', phase: 'mutating' })
     expect(await workflowOf(project, automation)).toMatchObject({
       state: 'error',
-      unresolved_mutation: { status: 'indeterminate' },
+      unresolved_mutation: { status: 'needs_reconcile' },
     })
     expect(await statuses(automation, 'items')).toEqual(['reserved'])
   })
+})
+
+test('a lease that is taken away in the middle of a call ends the call with the next renewal', {
+  timeout: 60_000,
+}, async () => {
+  const automation = await ordering(names(1), { reconcile: true })
+  ledger.always = async (): Promise<LedgerAnswer> => {
+    await project.sql`update public.script_runs set lease_token = gen_random_uuid() where status = 'running'`
+    return 'hang'
+  }
+  const started = performance.now()
+  await runLane('scripts', worker())
+  // It is renewed every 20 s, and a call is cut off after 30 s.
+  expect(performance.now() - started).toBeLessThan(25_000)
+  expect(ledger.asked).toHaveLength(0)
+  expect(await lastRun(automation)).toMatchObject({ status: 'active', phase: 'mutating', logs: null })
+  await passTime(project)
 })
 
 test('functions run scripts as workers do, woken by the activation', async () => {
