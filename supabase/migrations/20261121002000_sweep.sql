@@ -155,12 +155,14 @@ begin
     where s.status = 'running' and s.lease_owner is not null and s.lease_expires_at <= moment
     order by s.lease_expires_at limit greatest(max_rows - checked, 0)
   loop
-    checked := checked + 1;
     begin
+      -- One that somebody holds is not counted: it would seem that there is more to do at once.
       if private.expire_session(lost.id) then
+        checked := checked + 1;
         changed := changed + 1;
       end if;
     exception when others then
+      checked := checked + 1;
       errors := errors + 1;
       raise warning 'sweep: session % could not be ended: %', lost.id, sqlerrm;
       update public.script_runs s set lease_expires_at = moment + interval '60 s' where s.id = lost.id and s.status = 'running';
