@@ -66,6 +66,16 @@ beforeEach(async () => {
         exact: true,
         as_of,
       },
+      run_timeline: {
+        id: row().id,
+        kind: 'bot',
+        transitions: [],
+        omitted: 0,
+        rejections: [],
+        retry_of: null,
+        retried_by: null,
+        as_of,
+      },
       runs_list: { items: [row()], next: null, as_of },
       runs_get: { items: [row()], matches: [row().id], as_of },
     }
