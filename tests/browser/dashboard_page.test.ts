@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import type { Browser, Page, WebSocketRoute } from 'playwright-core'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { dashboardFor } from '../../src/contract/dashboard.ts'
 import { built_page, launchBrowser, publishedPage, watchComplaints } from '../support/dashboard.ts'
 
@@ -100,6 +100,8 @@ beforeEach(async () => {
     })
   })
 })
+
+afterEach(() => page.context().close())
 
 function row() {
   const at = '2026-11-21T00:00:00.000000Z'
