@@ -173,6 +173,302 @@ export type Database = {
           },
         ]
       }
+      handler_runs: {
+        Row: {
+          cost_microusd: number
+          details: Json | null
+          ended_at: string | null
+          error: string | null
+          error_type: Database['public']['Enums']['handler_error_type'] | null
+          handler_name: string
+          handler_type: Database['public']['Enums']['handler_type']
+          id: string
+          logs: Json | null
+          mutation_outcome: Database['public']['Enums']['mutation_outcome'] | null
+          owner_id: string
+          phase: Database['public']['Enums']['handler_phase']
+          prepare_result: Json | null
+          publications: Json | null
+          retry_of: string | null
+          script_run_id: string
+          started_at: string
+          state_after: Json | null
+          state_before: Json | null
+          status: Database['public']['Enums']['handler_run_status']
+          version: number
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          cost_microusd?: number
+          details?: Json | null
+          ended_at?: string | null
+          error?: string | null
+          error_type?: Database['public']['Enums']['handler_error_type'] | null
+          handler_name: string
+          handler_type: Database['public']['Enums']['handler_type']
+          id?: string
+          logs?: Json | null
+          mutation_outcome?: Database['public']['Enums']['mutation_outcome'] | null
+          owner_id: string
+          phase?: Database['public']['Enums']['handler_phase']
+          prepare_result?: Json | null
+          publications?: Json | null
+          retry_of?: string | null
+          script_run_id: string
+          started_at: string
+          state_after?: Json | null
+          state_before?: Json | null
+          status?: Database['public']['Enums']['handler_run_status']
+          version?: number
+          workflow_id: string
+        }
+        Update: {
+          cost_microusd?: number
+          details?: Json | null
+          ended_at?: string | null
+          error?: string | null
+          error_type?: Database['public']['Enums']['handler_error_type'] | null
+          handler_name?: string
+          handler_type?: Database['public']['Enums']['handler_type']
+          id?: string
+          logs?: Json | null
+          mutation_outcome?: Database['public']['Enums']['mutation_outcome'] | null
+          owner_id?: string
+          phase?: Database['public']['Enums']['handler_phase']
+          prepare_result?: Json | null
+          publications?: Json | null
+          retry_of?: string | null
+          script_run_id?: string
+          started_at?: string
+          state_after?: Json | null
+          state_before?: Json | null
+          status?: Database['public']['Enums']['handler_run_status']
+          version?: number
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'handler_runs_retry_of_fkey'
+            columns: ['retry_of']
+            isOneToOne: true
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'handler_runs_script_run_id_fkey'
+            columns: ['script_run_id']
+            isOneToOne: false
+            referencedRelation: 'script_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'handler_runs_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'handler_runs_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      handler_states: {
+        Row: {
+          dirty: boolean
+          handler_name: string
+          handler_type: Database['public']['Enums']['handler_type']
+          owner_id: string
+          state: NonNullable<Json>
+          updated_at: string
+          wake_at: string | null
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          dirty?: boolean
+          handler_name: string
+          handler_type: Database['public']['Enums']['handler_type']
+          owner_id: string
+          state?: NonNullable<Json>
+          updated_at: string
+          wake_at?: string | null
+          workflow_id: string
+        }
+        Update: {
+          dirty?: boolean
+          handler_name?: string
+          handler_type?: Database['public']['Enums']['handler_type']
+          owner_id?: string
+          state?: NonNullable<Json>
+          updated_at?: string
+          wake_at?: string | null
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'handler_states_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'handler_states_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      producer_schedules: {
+        Row: {
+          cron: string | null
+          interval: string | null
+          last_run_at: string | null
+          next_run_at: string
+          owner_id: string
+          producer: string
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          cron?: string | null
+          interval?: string | null
+          last_run_at?: string | null
+          next_run_at: string
+          owner_id: string
+          producer: string
+          workflow_id: string
+        }
+        Update: {
+          cron?: string | null
+          interval?: string | null
+          last_run_at?: string | null
+          next_run_at?: string
+          owner_id?: string
+          producer?: string
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'producer_schedules_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'producer_schedules_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      script_runs: {
+        Row: {
+          cost_microusd: number
+          ended_at: string | null
+          error: string | null
+          error_code: string | null
+          error_type: Database['public']['Enums']['handler_error_type'] | null
+          handler_run_count: number
+          id: string
+          lease_expires_at: string | null
+          lease_owner: string | null
+          lease_token: string | null
+          owner_id: string
+          result: Database['public']['Enums']['script_run_result'] | null
+          retry_of: string | null
+          script_id: string
+          started_at: string
+          status: Database['public']['Enums']['script_run_status']
+          trigger: Database['public']['Enums']['session_trigger']
+          version: number
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          cost_microusd?: number
+          ended_at?: string | null
+          error?: string | null
+          error_code?: string | null
+          error_type?: Database['public']['Enums']['handler_error_type'] | null
+          handler_run_count?: number
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          owner_id: string
+          result?: Database['public']['Enums']['script_run_result'] | null
+          retry_of?: string | null
+          script_id: string
+          started_at: string
+          status?: Database['public']['Enums']['script_run_status']
+          trigger: Database['public']['Enums']['session_trigger']
+          version?: number
+          workflow_id: string
+        }
+        Update: {
+          cost_microusd?: number
+          ended_at?: string | null
+          error?: string | null
+          error_code?: string | null
+          error_type?: Database['public']['Enums']['handler_error_type'] | null
+          handler_run_count?: number
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          owner_id?: string
+          result?: Database['public']['Enums']['script_run_result'] | null
+          retry_of?: string | null
+          script_id?: string
+          started_at?: string
+          status?: Database['public']['Enums']['script_run_status']
+          trigger?: Database['public']['Enums']['session_trigger']
+          version?: number
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'script_runs_retry_of_fkey'
+            columns: ['retry_of']
+            isOneToOne: false
+            referencedRelation: 'script_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'script_runs_script_id_fkey'
+            columns: ['script_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_scripts'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'script_runs_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'script_runs_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       status_events: {
         Row: {
           created_at: string
@@ -456,6 +752,450 @@ export type Database = {
         }
         Relationships: []
       }
+      workflow_chats: {
+        Row: {
+          created_at: string
+          id: string
+          owner_id: string
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          created_at: string
+          id?: string
+          owner_id: string
+          workflow_id: string
+        }
+        Update: {
+          created_at?: string
+          id?: string
+          owner_id?: string
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_chats_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_chats_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_events: {
+        Row: {
+          attempt_number: number
+          created_at: string
+          created_by_run_id: string | null
+          id: string
+          message_id: string
+          owner_id: string
+          payload: NonNullable<Json>
+          position: number
+          reserved_by_run_id: string | null
+          status: Database['public']['Enums']['workflow_event_status']
+          topic_id: string
+          updated_at: string
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          attempt_number?: number
+          created_at: string
+          created_by_run_id?: string | null
+          id?: string
+          message_id: string
+          owner_id: string
+          payload: NonNullable<Json>
+          position?: never
+          reserved_by_run_id?: string | null
+          status?: Database['public']['Enums']['workflow_event_status']
+          topic_id: string
+          updated_at: string
+          workflow_id: string
+        }
+        Update: {
+          attempt_number?: number
+          created_at?: string
+          created_by_run_id?: string | null
+          id?: string
+          message_id?: string
+          owner_id?: string
+          payload?: NonNullable<Json>
+          position?: never
+          reserved_by_run_id?: string | null
+          status?: Database['public']['Enums']['workflow_event_status']
+          topic_id?: string
+          updated_at?: string
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_events_created_by_run_id_fkey'
+            columns: ['created_by_run_id']
+            isOneToOne: false
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'workflow_events_reserved_by_run_id_fkey'
+            columns: ['reserved_by_run_id']
+            isOneToOne: false
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'workflow_events_topic_id_fkey'
+            columns: ['topic_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_topics'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'workflow_events_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_events_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_messages: {
+        Row: {
+          acknowledged_at: string | null
+          content: string
+          created_at: string
+          id: string
+          owner_id: string
+          payload: Json | null
+          resolved_at: string | null
+          role: Database['public']['Enums']['workflow_message_role']
+          type: Database['public']['Enums']['workflow_message_type'] | null
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          acknowledged_at?: string | null
+          content: string
+          created_at: string
+          id?: string
+          owner_id: string
+          payload?: Json | null
+          resolved_at?: string | null
+          role: Database['public']['Enums']['workflow_message_role']
+          type?: Database['public']['Enums']['workflow_message_type'] | null
+          workflow_id: string
+        }
+        Update: {
+          acknowledged_at?: string | null
+          content?: string
+          created_at?: string
+          id?: string
+          owner_id?: string
+          payload?: Json | null
+          resolved_at?: string | null
+          role?: Database['public']['Enums']['workflow_message_role']
+          type?: Database['public']['Enums']['workflow_message_type'] | null
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_messages_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_messages_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_mutations: {
+        Row: {
+          created_at: string
+          error: string | null
+          id: string
+          next_reconcile_at: string | null
+          owner_id: string
+          params: NonNullable<Json>
+          reconcile: Json | null
+          reconcile_attempts: number
+          resolved_at: string | null
+          resolved_by: Database['public']['Enums']['mutation_resolver'] | null
+          result: Json | null
+          run_id: string
+          status: Database['public']['Enums']['mutation_status']
+          tool: string
+          version: number
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          created_at: string
+          error?: string | null
+          id?: string
+          next_reconcile_at?: string | null
+          owner_id: string
+          params: NonNullable<Json>
+          reconcile?: Json | null
+          reconcile_attempts?: number
+          resolved_at?: string | null
+          resolved_by?: Database['public']['Enums']['mutation_resolver'] | null
+          result?: Json | null
+          run_id: string
+          status?: Database['public']['Enums']['mutation_status']
+          tool: string
+          version?: number
+          workflow_id: string
+        }
+        Update: {
+          created_at?: string
+          error?: string | null
+          id?: string
+          next_reconcile_at?: string | null
+          owner_id?: string
+          params?: NonNullable<Json>
+          reconcile?: Json | null
+          reconcile_attempts?: number
+          resolved_at?: string | null
+          resolved_by?: Database['public']['Enums']['mutation_resolver'] | null
+          result?: Json | null
+          run_id?: string
+          status?: Database['public']['Enums']['mutation_status']
+          tool?: string
+          version?: number
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_mutations_run_id_fkey'
+            columns: ['run_id']
+            isOneToOne: true
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'workflow_mutations_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_mutations_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_notifications: {
+        Row: {
+          acknowledged_at: string | null
+          created_at: string
+          id: string
+          owner_id: string
+          payload: NonNullable<Json>
+          resolved_at: string | null
+          type: Database['public']['Enums']['workflow_notification_type']
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          acknowledged_at?: string | null
+          created_at: string
+          id?: string
+          owner_id: string
+          payload?: NonNullable<Json>
+          resolved_at?: string | null
+          type: Database['public']['Enums']['workflow_notification_type']
+          workflow_id: string
+        }
+        Update: {
+          acknowledged_at?: string | null
+          created_at?: string
+          id?: string
+          owner_id?: string
+          payload?: NonNullable<Json>
+          resolved_at?: string | null
+          type?: Database['public']['Enums']['workflow_notification_type']
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_notifications_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_notifications_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_scripts: {
+        Row: {
+          code: string
+          comment: string | null
+          config: NonNullable<Json>
+          created_at: string
+          id: string
+          major: number
+          minor: number
+          owner_id: string
+          summary: string | null
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          code: string
+          comment?: string | null
+          config: NonNullable<Json>
+          created_at: string
+          id?: string
+          major: number
+          minor: number
+          owner_id: string
+          summary?: string | null
+          workflow_id: string
+        }
+        Update: {
+          code?: string
+          comment?: string | null
+          config?: NonNullable<Json>
+          created_at?: string
+          id?: string
+          major?: number
+          minor?: number
+          owner_id?: string
+          summary?: string | null
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_scripts_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_scripts_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflow_tasks: {
+        Row: {
+          attempts: number
+          created_at: string
+          ended_at: string | null
+          error: string | null
+          handler_run_id: string | null
+          id: string
+          lease_expires_at: string | null
+          lease_owner: string | null
+          lease_token: string | null
+          messages: NonNullable<Json>
+          not_before: string | null
+          owner_id: string
+          reply: string | null
+          state: Database['public']['Enums']['workflow_task_state']
+          title: string | null
+          type: Database['public']['Enums']['workflow_task_type']
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          attempts?: number
+          created_at: string
+          ended_at?: string | null
+          error?: string | null
+          handler_run_id?: string | null
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          messages?: NonNullable<Json>
+          not_before?: string | null
+          owner_id: string
+          reply?: string | null
+          state?: Database['public']['Enums']['workflow_task_state']
+          title?: string | null
+          type: Database['public']['Enums']['workflow_task_type']
+          workflow_id: string
+        }
+        Update: {
+          attempts?: number
+          created_at?: string
+          ended_at?: string | null
+          error?: string | null
+          handler_run_id?: string | null
+          id?: string
+          lease_expires_at?: string | null
+          lease_owner?: string | null
+          lease_token?: string | null
+          messages?: NonNullable<Json>
+          not_before?: string | null
+          owner_id?: string
+          reply?: string | null
+          state?: Database['public']['Enums']['workflow_task_state']
+          title?: string | null
+          type?: Database['public']['Enums']['workflow_task_type']
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'handler_run_is_there'
+            columns: ['handler_run_id']
+            isOneToOne: true
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'workflow_tasks_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_tasks_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       workflow_threads: {
         Row: {
           bot_completed_at: string | null
@@ -642,6 +1382,170 @@ export type Database = {
           },
         ]
       }
+      workflow_topics: {
+        Row: {
+          created_at: string
+          id: string
+          name: string
+          owner_id: string
+          workflow_id: string
+        }
+        ComputedFields: never
+        Insert: {
+          created_at: string
+          id?: string
+          name: string
+          owner_id: string
+          workflow_id: string
+        }
+        Update: {
+          created_at?: string
+          id?: string
+          name?: string
+          owner_id?: string
+          workflow_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'workflow_topics_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_states'
+            referencedColumns: ['workflow_id']
+          },
+          {
+            foreignKeyName: 'workflow_topics_workflow_id_fkey'
+            columns: ['workflow_id']
+            isOneToOne: false
+            referencedRelation: 'workflows'
+            referencedColumns: ['id']
+          },
+        ]
+      }
+      workflows: {
+        Row: {
+          active_script_id: string | null
+          backoff_until: string | null
+          chat_id: string | null
+          created_at: string
+          cron: string | null
+          error: string | null
+          error_at: string | null
+          error_code: string | null
+          error_run_id: string | null
+          error_stage: Database['public']['Enums']['workflow_stage'] | null
+          id: string
+          maintenance: boolean
+          maintenance_fix_count: number
+          next_due_at: string | null
+          owner_id: string
+          pending_retry_run_id: string | null
+          run_requested_at: string | null
+          status: Database['public']['Enums']['workflow_status']
+          status_seq: number
+          status_updated_at: string
+          task_id: string | null
+          time_zone: string
+          title: string
+          transient_failures: number
+          updated_at: string
+          version: number
+        }
+        ComputedFields: never
+        Insert: {
+          active_script_id?: string | null
+          backoff_until?: string | null
+          chat_id?: string | null
+          created_at: string
+          cron?: string | null
+          error?: string | null
+          error_at?: string | null
+          error_code?: string | null
+          error_run_id?: string | null
+          error_stage?: Database['public']['Enums']['workflow_stage'] | null
+          id?: string
+          maintenance?: boolean
+          maintenance_fix_count?: number
+          next_due_at?: string | null
+          owner_id: string
+          pending_retry_run_id?: string | null
+          run_requested_at?: string | null
+          status?: Database['public']['Enums']['workflow_status']
+          status_seq?: number
+          status_updated_at: string
+          task_id?: string | null
+          time_zone?: string
+          title: string
+          transient_failures?: number
+          updated_at: string
+          version?: number
+        }
+        Update: {
+          active_script_id?: string | null
+          backoff_until?: string | null
+          chat_id?: string | null
+          created_at?: string
+          cron?: string | null
+          error?: string | null
+          error_at?: string | null
+          error_code?: string | null
+          error_run_id?: string | null
+          error_stage?: Database['public']['Enums']['workflow_stage'] | null
+          id?: string
+          maintenance?: boolean
+          maintenance_fix_count?: number
+          next_due_at?: string | null
+          owner_id?: string
+          pending_retry_run_id?: string | null
+          run_requested_at?: string | null
+          status?: Database['public']['Enums']['workflow_status']
+          status_seq?: number
+          status_updated_at?: string
+          task_id?: string | null
+          time_zone?: string
+          title?: string
+          transient_failures?: number
+          updated_at?: string
+          version?: number
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'active_script_is_there'
+            columns: ['active_script_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_scripts'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'chat_is_there'
+            columns: ['chat_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_chats'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'error_run_is_there'
+            columns: ['error_run_id']
+            isOneToOne: false
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'pending_retry_is_there'
+            columns: ['pending_retry_run_id']
+            isOneToOne: false
+            referencedRelation: 'handler_runs'
+            referencedColumns: ['id']
+          },
+          {
+            foreignKeyName: 'task_is_there'
+            columns: ['task_id']
+            isOneToOne: false
+            referencedRelation: 'workflow_tasks'
+            referencedColumns: ['id']
+          },
+        ]
+      }
     }
     Views: {
       invariant_violations: {
@@ -654,8 +1558,78 @@ export type Database = {
         ComputedFields: never
         Relationships: []
       }
+      stuck_runs: {
+        Row: {
+          id: string | null
+          kind: string | null
+          owner_id: string | null
+          rule: string | null
+          since: string | null
+          state: string | null
+          words: string | null
+        }
+        ComputedFields: never
+        Relationships: []
+      }
+      workflow_states: {
+        Row: {
+          actions: Json | null
+          owner_id: string
+          state: string | null
+          status: Database['public']['Enums']['workflow_status']
+          version: number
+          workflow_id: string
+        }
+        ComputedFields: never
+        Relationships: []
+      }
     }
     Functions: {
+      acknowledge_error: {
+        Args: { actor?: string; event_id: string; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
+      activate_workflow: {
+        Args: { actor?: string; owner_id?: string; script_id?: string; workflow_id: string }
+        Returns: Json
+      }
+      add_workflow_message: {
+        Args: { content: string; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
+      advance_handler_run: {
+        Args: {
+          lease_token?: string
+          payload?: Json
+          phase: Database['public']['Enums']['handler_phase']
+          run_id: string
+        }
+        Returns: Json
+      }
+      apply_fix: {
+        Args: {
+          code: string
+          comment: string
+          config: Json
+          lease_token: string
+          messages?: Json
+          task_id: string
+        }
+        Returns: Json
+      }
+      apply_mutation: { Args: { lease_token?: string; mutation_id: string; result: Json }; Returns: Json }
+      archive_workflow: { Args: { actor?: string; owner_id?: string; workflow_id: string }; Returns: Json }
+      begin_mutation: {
+        Args: {
+          lease_token?: string
+          mutation_id?: string
+          params: Json
+          reconcile?: Json
+          run_id: string
+          tool: string
+        }
+        Returns: Json
+      }
       cancel_execution: { Args: { actor?: string; id: string; owner_id?: string }; Returns: Json }
       claim_delivery: { Args: { worker: string }; Returns: Json }
       claim_execution: { Args: { worker: string }; Returns: Json }
@@ -663,6 +1637,34 @@ export type Database = {
       claim_orphan_scan: { Args: Record<PropertyKey, never>; Returns: boolean }
       claim_probe: { Args: { worker: string }; Returns: Json }
       claim_processing: { Args: { worker: string }; Returns: Json }
+      claim_reconcile: { Args: { worker: string }; Returns: Json }
+      claim_task: { Args: { has_agent: boolean; worker: string }; Returns: Json }
+      claim_workflow_session: { Args: { worker: string }; Returns: Json }
+      commit_consumer: {
+        Args: {
+          cost?: number
+          lease_token?: string
+          logs?: Json
+          messages?: Json
+          publications: Json
+          run_id: string
+          state: Json
+        }
+        Returns: Json
+      }
+      commit_producer: {
+        Args: {
+          cost?: number
+          lease_token?: string
+          logs?: Json
+          messages?: Json
+          next_run_at: string
+          publications: Json
+          run_id: string
+          state: Json
+        }
+        Returns: Json
+      }
       complete_execution: {
         Args: {
           error?: string
@@ -671,6 +1673,19 @@ export type Database = {
           id: string
           lease_token?: string
           status: string
+        }
+        Returns: Json
+      }
+      complete_plan: {
+        Args: {
+          code: string
+          config: Json
+          lease_token: string
+          messages?: Json
+          reply?: string
+          summary?: string
+          task_id: string
+          title?: string
         }
         Returns: Json
       }
@@ -689,8 +1704,31 @@ export type Database = {
         Returns: Json
       }
       create_flow: { Args: { agent?: Json; name: string; owner_id: string; prompts: Json }; Returns: Json }
+      create_handler_run: {
+        Args: {
+          handler_name?: string
+          handler_type?: Database['public']['Enums']['handler_type']
+          lease_token?: string
+          session_id: string
+        }
+        Returns: Json
+      }
+      create_retry_run: { Args: { run_id: string; worker?: string }; Returns: Json }
       create_webhook_endpoint: {
         Args: { events: string[]; max_endpoints?: number; owner_id: string; url: string }
+        Returns: Json
+      }
+      create_workflow: {
+        Args: {
+          code?: string
+          config?: Json
+          idempotency_key?: string
+          message?: string
+          owner_id: string
+          summary?: string
+          time_zone?: string
+          title?: string
+        }
         Returns: Json
       }
       delete_flow: { Args: { flow_id: string; owner_id?: string }; Returns: Json }
@@ -705,6 +1743,19 @@ export type Database = {
         }
         Returns: Json
       }
+      fail_maintenance: {
+        Args: { code?: string; error?: string; lease_token: string; task_id: string }
+        Returns: Json
+      }
+      fail_mutation: {
+        Args: {
+          error: string
+          error_type?: Database['public']['Enums']['handler_error_type']
+          lease_token?: string
+          mutation_id: string
+        }
+        Returns: Json
+      }
       fail_processing: {
         Args: {
           error_details?: Json
@@ -714,6 +1765,11 @@ export type Database = {
         }
         Returns: Json
       }
+      fail_task: {
+        Args: { error: string; error_code?: string; lease_token: string; task_id: string }
+        Returns: Json
+      }
+      finish_session: { Args: { lease_token?: string; session_id: string }; Returns: Json }
       get_bot: {
         Args: {
           bot_id?: string
@@ -728,6 +1784,12 @@ export type Database = {
       get_execution: { Args: { id: string; include?: string[]; owner_id?: string }; Returns: Json }
       get_flow: { Args: { flow_id: string; owner_id?: string }; Returns: Json }
       get_health: { Args: Record<PropertyKey, never>; Returns: Json }
+      get_workflow: { Args: { owner_id?: string; workflow_id: string }; Returns: Json }
+      get_workflow_run: {
+        Args: { owner_id?: string; session_id: string; workflow_id?: string }
+        Returns: Json
+      }
+      get_workflow_script: { Args: { owner_id?: string; script_id: string }; Returns: Json }
       get_workflow_thread_by_bot_id: { Args: { bot_id: string }; Returns: Json }
       judge_machines: { Args: { machines: Json }; Returns: Json }
       list_active_executions: { Args: { owner_id?: string }; Returns: Json }
@@ -760,11 +1822,34 @@ export type Database = {
         Returns: Json
       }
       list_webhook_endpoints: { Args: { endpoint_id?: string; owner_id?: string }; Returns: Json }
+      list_workflow_messages: {
+        Args: { cursor?: string; max_rows?: number; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
+      list_workflow_runs: {
+        Args: { cursor?: string; max_rows?: number; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
+      list_workflow_scripts: { Args: { owner_id?: string; workflow_id: string }; Returns: Json }
+      list_workflows: {
+        Args: { cursor?: string; max_rows?: number; owner_id?: string; state?: string }
+        Returns: Json
+      }
       machine_catalog: { Args: Record<PropertyKey, never>; Returns: Json }
       normalize_container_status: {
         Args: { status_text: string }
         Returns: Database['public']['Enums']['container_status']
       }
+      pause_workflow: { Args: { actor?: string; owner_id?: string; workflow_id: string }; Returns: Json }
+      peek_events: {
+        Args: { lease_token: string; max_rows?: number; run_id: string; topic: string }
+        Returns: Json
+      }
+      read_workflow_secrets: {
+        Args: { attempt?: number; lease_token?: string; mutation_id?: string; session_id?: string }
+        Returns: Json
+      }
+      recent_changes: { Args: { max_rows?: number; owner_id?: string; since: string }; Returns: Json }
       record_container: {
         Args: { bot_id: string; container_id: string; launch_token: string; status_text: string }
         Returns: Json
@@ -784,8 +1869,14 @@ export type Database = {
         Args: { bot_id: string; evidence?: Json; outcome: string; probe_token: string; status_text?: string }
         Returns: Json
       }
+      record_reconcile: {
+        Args: { attempt: number; error?: string; mutation_id: string; outcome: string; result?: Json }
+        Returns: Json
+      }
       renew_execution_lease: { Args: { id: string; lease_token: string }; Returns: Json }
       renew_processing: { Args: { processing_token: string; workflow_thread_id: string }; Returns: Json }
+      renew_session: { Args: { lease_token: string; session_id: string }; Returns: Json }
+      renew_task: { Args: { lease_token: string; task_id: string }; Returns: Json }
       replace_callback_token: {
         Args: { bot_id: string; launch_token: string; token_hash: string }
         Returns: Json
@@ -834,13 +1925,57 @@ export type Database = {
         }
         Returns: Json
       }
+      request_run: {
+        Args: { actor?: string; idempotency_key?: string; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
       resend_delivery: { Args: { delivery_id: string; owner_id?: string }; Returns: Json }
+      resolve_mutation: {
+        Args: {
+          actor?: string
+          how: string
+          mutation_id: string
+          owner_id?: string
+          result?: Json
+          workflow_id?: string
+        }
+        Returns: Json
+      }
+      resume_workflow: { Args: { actor?: string; owner_id?: string; workflow_id: string }; Returns: Json }
       retry_execution: {
         Args: { actor?: string; id: string; idempotency_key?: string; owner_id?: string; retry_from?: string }
         Returns: Json
       }
+      retry_workflow: { Args: { actor?: string; owner_id?: string; workflow_id: string }; Returns: Json }
       rotate_webhook_secret: { Args: { endpoint_id?: string; owner_id?: string }; Returns: Json }
+      run_failures: { Args: { filter?: Json }; Returns: Json }
+      run_timeline: { Args: { id: string }; Returns: Json }
+      runs_counts: { Args: { filter?: Json }; Returns: Json }
+      runs_get: { Args: { filter?: Json; ids: string[] }; Returns: Json }
+      runs_list: {
+        Args: { before_created?: string; before_id?: string; filter?: Json; max_rows?: number }
+        Returns: Json
+      }
+      save_script: {
+        Args: {
+          code: string
+          comment?: string
+          config: Json
+          owner_id: string
+          summary?: string
+          workflow_id: string
+        }
+        Returns: Json
+      }
       save_workflow_thread_data: { Args: { data: Json; workflow_thread_id: string }; Returns: Json }
+      set_workflow_secret: {
+        Args: { name: string; owner_id?: string; value: string; workflow_id: string }
+        Returns: Json
+      }
+      state_timing: {
+        Args: { machine: string; owner_id?: string; since?: string; until?: string }
+        Returns: Json
+      }
       status_changes: { Args: { after?: string; max_rows?: number; owner_id?: string }; Returns: Json }
       stop_bot: {
         Args: {
@@ -853,6 +1988,8 @@ export type Database = {
         }
         Returns: Json
       }
+      store_task_step: { Args: { lease_token: string; messages: Json; task_id: string }; Returns: Json }
+      unarchive_workflow: { Args: { actor?: string; owner_id?: string; workflow_id: string }; Returns: Json }
       update_bot_status: {
         Args: {
           error_code?: string
@@ -872,14 +2009,37 @@ export type Database = {
         Args: { agent?: Json; flow_id: string; name?: string; owner_id?: string; prompts?: Json }
         Returns: Json
       }
+      update_handler_run_status: {
+        Args: {
+          cost?: number
+          details?: Json
+          error?: string
+          error_type?: Database['public']['Enums']['handler_error_type']
+          lease_token?: string
+          logs?: Json
+          run_id: string
+          status: string
+        }
+        Returns: Json
+      }
       update_webhook_endpoint: {
         Args: { enabled?: boolean; endpoint_id: string; events?: string[]; owner_id?: string; url?: string }
+        Returns: Json
+      }
+      wait_task: {
+        Args: { lease_token: string; messages?: Json; reply: string; task_id: string }
+        Returns: Json
+      }
+      workflow_changes: {
+        Args: { after?: string; max_rows?: number; owner_id?: string; workflow_id: string }
         Returns: Json
       }
       yield_execution: {
         Args: { failed?: boolean; id: string; lease_token: string; retry_after_s?: number }
         Returns: Json
       }
+      yield_session: { Args: { lease_token: string; session_id: string }; Returns: Json }
+      yield_task: { Args: { lease_token: string; task_id: string }; Returns: Json }
     }
     Enums: {
       bot_error_stage: 'machine_start' | 'joining' | 'running' | 'processing'
@@ -889,6 +2049,26 @@ export type Database = {
       error_attribution: 'user' | 'host' | 'platform' | 'system'
       event_source: 'user' | 'bot' | 'worker' | 'sweep' | 'reconcile' | 'system' | 'repair'
       flow_execution_status: 'running' | 'completed' | 'failed'
+      handler_error_type: 'auth' | 'permission' | 'network' | 'logic' | 'internal' | 'unknown'
+      handler_phase:
+        | 'pending'
+        | 'executing'
+        | 'preparing'
+        | 'prepared'
+        | 'mutating'
+        | 'mutated'
+        | 'emitting'
+        | 'committed'
+      handler_run_status:
+        | 'active'
+        | 'paused:transient'
+        | 'paused:approval'
+        | 'paused:reconciliation'
+        | 'failed:logic'
+        | 'failed:internal'
+        | 'crashed'
+        | 'committed'
+      handler_type: 'producer' | 'consumer'
       meeting_completion_reason:
         | 'stopped'
         | 'validation_error'
@@ -909,7 +2089,26 @@ export type Database = {
         | 'stopping'
         | 'completed'
         | 'failed'
+      mutation_outcome: 'success' | 'failure' | 'skipped'
+      mutation_resolver: 'reconcile' | 'user' | 'user_skip'
+      mutation_status: 'in_flight' | 'needs_reconcile' | 'indeterminate' | 'applied' | 'failed'
+      script_run_result: 'completed' | 'suspended' | 'failed' | 'maintenance' | 'transient'
+      script_run_status: 'running' | 'success' | 'failed'
+      session_trigger: 'schedule' | 'manual' | 'event' | 'retry'
       webhook_delivery_state: 'pending' | 'delivered' | 'failed'
+      workflow_event_status: 'pending' | 'reserved' | 'consumed' | 'skipped'
+      workflow_message_role: 'user' | 'assistant' | 'event'
+      workflow_message_type:
+        | 'error'
+        | 'maintenance_started'
+        | 'maintenance_fixed'
+        | 'maintenance_escalated'
+        | 'script'
+      workflow_notification_type: 'error' | 'escalated' | 'maintenance_failed' | 'script_message'
+      workflow_stage: 'producer' | 'prepare' | 'mutate' | 'next' | 'reconcile' | 'maintenance'
+      workflow_status: 'draft' | 'active' | 'disabled' | 'archived'
+      workflow_task_state: 'queued' | 'waiting' | 'finished' | 'error'
+      workflow_task_type: 'planner' | 'maintainer'
     }
     CompositeTypes: {
       [_ in never]: never
@@ -1032,6 +2231,28 @@ export const Constants = {
       error_attribution: ['user', 'host', 'platform', 'system'],
       event_source: ['user', 'bot', 'worker', 'sweep', 'reconcile', 'system', 'repair'],
       flow_execution_status: ['running', 'completed', 'failed'],
+      handler_error_type: ['auth', 'permission', 'network', 'logic', 'internal', 'unknown'],
+      handler_phase: [
+        'pending',
+        'executing',
+        'preparing',
+        'prepared',
+        'mutating',
+        'mutated',
+        'emitting',
+        'committed',
+      ],
+      handler_run_status: [
+        'active',
+        'paused:transient',
+        'paused:approval',
+        'paused:reconciliation',
+        'failed:logic',
+        'failed:internal',
+        'crashed',
+        'committed',
+      ],
+      handler_type: ['producer', 'consumer'],
       meeting_completion_reason: [
         'stopped',
         'validation_error',
@@ -1054,7 +2275,27 @@ export const Constants = {
         'completed',
         'failed',
       ],
+      mutation_outcome: ['success', 'failure', 'skipped'],
+      mutation_resolver: ['reconcile', 'user', 'user_skip'],
+      mutation_status: ['in_flight', 'needs_reconcile', 'indeterminate', 'applied', 'failed'],
+      script_run_result: ['completed', 'suspended', 'failed', 'maintenance', 'transient'],
+      script_run_status: ['running', 'success', 'failed'],
+      session_trigger: ['schedule', 'manual', 'event', 'retry'],
       webhook_delivery_state: ['pending', 'delivered', 'failed'],
+      workflow_event_status: ['pending', 'reserved', 'consumed', 'skipped'],
+      workflow_message_role: ['user', 'assistant', 'event'],
+      workflow_message_type: [
+        'error',
+        'maintenance_started',
+        'maintenance_fixed',
+        'maintenance_escalated',
+        'script',
+      ],
+      workflow_notification_type: ['error', 'escalated', 'maintenance_failed', 'script_message'],
+      workflow_stage: ['producer', 'prepare', 'mutate', 'next', 'reconcile', 'maintenance'],
+      workflow_status: ['draft', 'active', 'disabled', 'archived'],
+      workflow_task_state: ['queued', 'waiting', 'finished', 'error'],
+      workflow_task_type: ['planner', 'maintainer'],
     },
   },
 } as const

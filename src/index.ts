@@ -60,7 +60,9 @@ export type {
 } from './contract/workflow_texts.ts'
 export type {
   NewWorkflow,
+  RequestedRun,
   Resolution,
+  WholeWorkflow,
   Workflow,
   WorkflowList,
   WorkflowState,

@@ -32,15 +32,21 @@ type Found = {
 
 /**
  * Flags, then the environment, then ~/.config/rollcall/config.json, then the project around `cwd` (supabase/config.toml
- * with its local stack). A key belongs to its URL: it is never sent to one of another place.
+ * with its local stack). A key belongs to its URL: it is never sent to one of another place. For a page, keys that may be
+ * shown go first.
  * @throws CommandError with the cure.
  */
-export function findConfig(flags: ConfigFlags, env: NodeJS.ProcessEnv, cwd: string): Config {
+export function findConfig(
+  flags: ConfigFlags,
+  env: NodeJS.ProcessEnv,
+  cwd: string,
+  { for_page = false } = {},
+): Config {
   const places: Found[] = [
     { url: flags.url, key: flags.key, token: flags.token, owner_id: flags.owner, from: 'the flags' },
-    fromEnvironment(env),
+    fromEnvironment(env, for_page),
   ]
-  if (!places.some(({ url }) => url)) places.push(fromFile(env), fromProject(cwd, env))
+  if (!places.some(({ url }) => url)) places.push(fromFile(env), fromProject(cwd, env, for_page))
   const at = places.findIndex(({ url }) => url)
   const place = places[at]
   if (!place?.url) {
@@ -81,15 +87,12 @@ export function isSecret(key: string): boolean {
   }
 }
 
-function fromEnvironment(env: NodeJS.ProcessEnv): Found {
+function fromEnvironment(env: NodeJS.ProcessEnv, for_page: boolean): Found {
+  const shown = env.SUPABASE_PUBLISHABLE_KEY || env.SUPABASE_ANON_KEY
+  const hidden = env.SUPABASE_SECRET_KEY || env.SUPABASE_SERVICE_ROLE_KEY
   return {
     url: env.SUPABASE_URL,
-    key:
-      env.SUPABASE_KEY ||
-      env.SUPABASE_SECRET_KEY ||
-      env.SUPABASE_SERVICE_ROLE_KEY ||
-      env.SUPABASE_PUBLISHABLE_KEY ||
-      env.SUPABASE_ANON_KEY,
+    key: for_page ? shown || env.SUPABASE_KEY || hidden : env.SUPABASE_KEY || hidden || shown,
     token: env.ROLLCALL_TOKEN,
     owner_id: env.ROLLCALL_OWNER_ID,
     from: 'the environment',
@@ -113,19 +116,22 @@ function fromFile(env: NodeJS.ProcessEnv): Found {
 }
 
 /** The local stack of the project around a directory. */
-function fromProject(cwd: string, env: NodeJS.ProcessEnv): Found {
+function fromProject(cwd: string, env: NodeJS.ProcessEnv, for_page: boolean): Found {
   const dir = projectAround(cwd)
   const from = 'supabase/config.toml'
   if (dir === null) return { from }
   const stack = readStack(join(dir, env.ROLLCALL_DIR || '.rollcall'))
-  if (stack) return { url: stack.api_url, key: stack.secret_key, from: `${from} and its local stack` }
+  if (stack) {
+    const key = for_page ? stack.publishable_key : stack.secret_key
+    return { url: stack.api_url, key, from: `${from} and its local stack` }
+  }
   const config = parse(readFileSync(join(dir, 'supabase', 'config.toml'), 'utf8')) as {
     api?: { port?: number }
   }
   return { url: `http://127.0.0.1:${config.api?.port ?? 54321}`, from }
 }
 
-function readStack(dir: string): { api_url: string; secret_key: string } | null {
+function readStack(dir: string): { api_url: string; publishable_key: string; secret_key: string } | null {
   try {
     return JSON.parse(readFileSync(join(dir, 'stack.json'), 'utf8'))
   } catch {

@@ -51,23 +51,20 @@ function single(open: OpenRun, model: FrameModel, options: FrameOptions): string
   const tone = toneOfRun(row)
   const age = options.now - Date.parse(row.state_since)
   const lines: string[] = []
-  const state: Cell[] = hasEnded(row)
-    ? [{ text: ` ${row.state} after ${duration(total(row))}`, tone }]
-    : [{ text: ` ${row.state} ${ticking(age)}`, tone }]
+  const words = hasEnded(row) ? `${row.state} after ${duration(total(row))}` : `${row.state} ${ticking(age)}`
+  const name: Cell = { text: row.name, style: 'bold' }
+  // Where there is little room the state comes first: it is what somebody looks for.
+  const cells: Cell[] =
+    options.cols < 60
+      ? [{ text: `${words}  `, tone }, name]
+      : [name, { text: `   ${row.kind} ${shortId(row.id)}   ` }, { text: words, tone }]
+  if (row.meeting_status && !hasEnded(row))
+    cells.push({ text: `  meeting ${row.meeting_status}`, style: 'dim' })
   lines.push(
-    drawLine(
-      [
-        { text: `${glyph(tone, options)} `, tone },
-        { text: row.name, style: 'bold' },
-        { text: `   ${row.kind} ${shortId(row.id)}  ` },
-        ...state,
-        ...(row.meeting_status && !hasEnded(row)
-          ? [{ text: `  meeting ${row.meeting_status}`, style: 'dim' as const }]
-          : []),
-      ],
-      options,
-      { text: model.connection, style: 'dim' },
-    ),
+    drawLine([{ text: `${glyph(tone, options)} `, tone }, ...cells], options, {
+      text: model.connection,
+      style: 'dim',
+    }),
   )
   if (row.stuck_rule)
     lines.push(

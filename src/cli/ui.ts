@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { dirname, join } from 'node:path'
+import { dashboardFor } from '../contract/dashboard.ts'
 import { findConfig, isSecret } from './config.ts'
 import { type Command, print, say, textOf } from './context.ts'
 import { CommandError, exit, usageError } from './exit_codes.ts'
@@ -15,20 +16,11 @@ export const ui: Command = {
     if (!Number.isInteger(port) || port < 0 || port > 65_535)
       throw usageError('--port is a port, 0 to 65535.')
     const { values, terminal, cwd } = context
-    const config = findConfig(
-      { url: textOf(values, 'url'), key: textOf(values, 'key') },
-      // A page must not have a secret key: only what is public is looked for first.
-      {
-        ...terminal.env,
-        SUPABASE_KEY:
-          terminal.env.SUPABASE_PUBLISHABLE_KEY ||
-          terminal.env.SUPABASE_ANON_KEY ||
-          terminal.env.SUPABASE_KEY,
-      },
-      cwd,
-    )
-    const key = isSecret(config.key) ? undefined : config.key
-    const page = withConfig(readPage(), { url: config.url, ...(key && { key }) })
+    const flags = { url: textOf(values, 'url'), key: textOf(values, 'key') }
+    const config = findConfig(flags, terminal.env, cwd, { for_page: true })
+    const key = isSecret(config.key) ? null : config.key
+    // Without a key that may be shown the page asks for one.
+    const page = key === null ? readPage() : dashboardFor(readPage(), { url: config.url, key })
     const server = createServer((request, response) => {
       if (request.method !== 'GET' && request.method !== 'HEAD') return void response.writeHead(405).end()
       const path = new URL(request.url ?? '/', 'http://127.0.0.1').pathname
@@ -73,10 +65,4 @@ function readPage(): string {
   const file = places.find(existsSync)
   if (!file) throw new CommandError(exit.failed, 'no_page', 'The dashboard was not built.', 'npm run build')
   return readFileSync(file, 'utf8')
-}
-
-/** The page with the project that it is about. */
-export function withConfig(page: string, config: { url: string; key?: string }): string {
-  const json = JSON.stringify(config).replaceAll('<', '\\u003c')
-  return page.replace('<head>', `<head><script type="application/json" id="rollcall-config">${json}</script>`)
 }

@@ -8,7 +8,15 @@ import type {
   SecretNames,
   WorkflowMessageList,
 } from '../contract/workflow_texts.ts'
-import type { NewWorkflow, Resolution, Workflow, WorkflowList, WorkflowState } from '../contract/workflows.ts'
+import type {
+  NewWorkflow,
+  RequestedRun,
+  Resolution,
+  WholeWorkflow,
+  Workflow,
+  WorkflowList,
+  WorkflowState,
+} from '../contract/workflows.ts'
 import type { CallOptions, JoinOptions } from './bots.ts'
 import { RollcallError } from './errors.ts'
 import type { PageOptions } from './flows.ts'
@@ -34,7 +42,7 @@ export interface StateWaitOptions extends CallOptions {
 export interface Workflows {
   /** A draft until it is activated. */
   create(workflow: WorkflowDefinition, options?: JoinOptions): Promise<NewWorkflow>
-  get(workflow_id: string, options?: CallOptions): Promise<Workflow>
+  get(workflow_id: string, options?: CallOptions): Promise<WholeWorkflow>
   /** Newest first. */
   list(options?: WorkflowListOptions): Promise<WorkflowList>
   /** What was said about it, newest first. */
@@ -61,7 +69,7 @@ export interface Workflows {
   /** Clears the error; everything is due now. */
   retry(workflow_id: string, options?: CallOptions): Promise<Workflow>
   /** Runs it once now, also where it is not active. Its side effects are real. */
-  run(workflow_id: string, options?: JoinOptions): Promise<Workflow>
+  run(workflow_id: string, options?: JoinOptions): Promise<RequestedRun>
   /** Nobody reads it again: scripts name it as `{{secret.NAME}}`. Null takes it away. */
   set_secret(
     workflow_id: string,
@@ -92,7 +100,7 @@ export interface Workflows {
    * Resolves once the workflow is shown in a state, with the workflow as it is then.
    * @throws RollcallError 408 `timeout`.
    */
-  wait(workflow_id: string, state: WorkflowState, options?: StateWaitOptions): Promise<Workflow>
+  wait(workflow_id: string, state: WorkflowState, options?: StateWaitOptions): Promise<WholeWorkflow>
 }
 
 /** The part of the client that is about automations. */
@@ -122,7 +130,7 @@ export function createWorkflows(supabase: SupabaseClient, owner_id: string | und
     workflow_id: string,
     state: WorkflowState,
     { timeout_ms, signal }: StateWaitOptions = {},
-  ): Promise<Workflow> {
+  ): Promise<WholeWorkflow> {
     const over = new AbortController()
     const abort = () => over.abort(signal?.reason)
     if (signal?.aborted) abort()
@@ -159,7 +167,7 @@ export function createWorkflows(supabase: SupabaseClient, owner_id: string | und
     archive: act('archive'),
     unarchive: act('unarchive'),
     retry: act('retry'),
-    run: act('run'),
+    run: (workflow_id, options = {}) => tell(at(workflow_id, 'run'), options),
     set_secret: (workflow_id, name, value, options = {}) =>
       tell(at(workflow_id, 'secrets'), options, { name, value }),
     acknowledge: (workflow_id, event_id, options = {}) =>

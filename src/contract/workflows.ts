@@ -147,6 +147,20 @@ export const Workflow = WorkflowSummary.extend({
 })
 export type Workflow = z.infer<typeof Workflow>
 
+/** The 200 of `GET /functions/v1/workflows/:id`. */
+export const WholeWorkflow = Workflow.extend({
+  /** All versions, newest first. */
+  scripts: z.array(ScriptSummary),
+})
+export type WholeWorkflow = z.infer<typeof WholeWorkflow>
+
+/** The 202 of `POST /functions/v1/workflows/:id/run`. */
+export const RequestedRun = Workflow.extend({
+  /** That what it sends is really sent. */
+  note: z.string(),
+})
+export type RequestedRun = z.infer<typeof RequestedRun>
+
 /** The 201 of `POST /functions/v1/workflows`. */
 export const NewWorkflow = Workflow.extend({
   /** The first script, where code was sent. */

@@ -9,6 +9,7 @@ import type { Bot, Insights } from '../contract/bots.ts'
 import type { JoinResponse } from '../contract/join.ts'
 import { createRollcall, type Rollcall } from '../index.ts'
 import { localConfig } from './config.ts'
+import { demo_user } from './demo_user.ts'
 import { runFlowDemo } from './flow_demo.ts'
 import { lockOwner } from './lock.ts'
 import { type Visitor, visit } from './room/visitor.ts'
@@ -18,7 +19,6 @@ import { StartError } from './start_error.ts'
 /** What the demo needs to know of a stack. */
 export type DemoStack = Pick<StackFile, 'api_url' | 'publishable_key' | 'room_url'>
 
-const demo_user = { email: 'demo@rollcall.local', password: 'rollcall-demo' }
 const bot_name = 'Scribe'
 
 const talk: ['Ada' | 'Grace', string][] = [

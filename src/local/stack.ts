@@ -3,7 +3,9 @@ import { join } from 'node:path'
 import postgres from 'postgres'
 import { createApi } from './api.ts'
 import { startTicker } from './cron.ts'
+import { createDashboard } from './dashboard.ts'
 import { makeDataDirectory } from './data_directory.ts'
+import { demo_user } from './demo_user.ts'
 import { startFunctions } from './functions_host.ts'
 import { startGateway } from './gateway.ts'
 import { jwks, type Keys, legacyKey, loadKeys } from './keys.ts'
@@ -130,6 +132,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
         ROOM_URL: room_url,
         // Where the developer names no agent.
         AGENT_BUILT_IN: '1',
+        // Feeds and receivers of a developer are on this machine.
+        SCRIPTS_ALLOW_PRIVATE: process.env.SCRIPTS_ALLOW_PRIVATE || '1',
         // Here nobody ends an isolate: it works as long as the stack runs.
         WORK_SECONDS: '1000000000',
       },
@@ -168,7 +172,12 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       functions: functions.handle,
       realtime,
       room: room.fetch,
-      dashboard,
+      dashboard: createDashboard({
+        url: api_url,
+        key: keys.publishable_key,
+        name: 'local stack',
+        sign_in: demo_user,
+      }).fetch,
     })
     // Closed again first: what is behind it is about to go.
     opened.push(() => gateway.close())
@@ -294,10 +303,4 @@ async function answers(api_url: string, keys: Keys): Promise<void> {
     await response.body?.cancel()
     if (response.status >= 500) throw new Error(`${path} answers ${response.status}.`)
   }
-}
-
-function dashboard(): Response {
-  const page = join(project_dir, 'dist', 'dashboard', 'index.html')
-  if (!existsSync(page)) return new Response('The dashboard has not been built.\n', { status: 404 })
-  return new Response(readFileSync(page), { headers: { 'content-type': 'text/html; charset=utf-8' } })
 }

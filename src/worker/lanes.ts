@@ -1,9 +1,12 @@
 import type { SupabaseClient } from '@supabase/supabase-js'
 import type { Lane } from '../contract/work.ts'
+import { agentSeconds, workOnTask } from './agents.ts'
 import { runExecutions } from './executions.ts'
 import { LAUNCH_SECONDS, launchUnfinished } from './launch.ts'
 import { processingSeconds, processNext } from './processing.ts'
 import { RECONCILE_SECONDS, reconcile } from './reconcile.ts'
+import { RECONCILE_MUTATION_SECONDS, reconcileMutation } from './reconcile_mutations.ts'
+import { phaseSeconds, runSession } from './sessions.ts'
 import type { WorkerSettings } from './settings.ts'
 import type { Sockets } from './sockets.ts'
 import { DELIVERY_SECONDS, deliverDue } from './webhooks.ts'
@@ -41,6 +44,9 @@ const STEPS: Partial<Record<Lane, Step>> = {
       (await reconcile({ db, settings }, worker)).checked > 0,
   },
   processing: { longest_s: processingSeconds, run: processNext },
+  scripts: { longest_s: phaseSeconds, run: runSession },
+  agents: { longest_s: agentSeconds, run: workOnTask },
+  reconcile: { longest_s: () => RECONCILE_MUTATION_SECONDS, run: reconcileMutation },
   webhooks: { longest_s: () => DELIVERY_SECONDS, run: deliverDue },
 }
 

@@ -7,6 +7,20 @@ import { surely } from './surely.ts'
 const LEASE_MS = 60_000
 const RENEW_EVERY_MS = 20_000
 
+/** Refusals that say: what the lease is about has ended, or is somebody else's, or is gone. */
+const OVER = [
+  'stale_lease',
+  'session_ended',
+  'session_not_found',
+  'run_not_active',
+  'handler_run_not_found',
+  'mutation_settled',
+  'mutation_not_found',
+  'task_ended',
+  'task_not_found',
+  'workflow_not_found',
+]
+
 /** Somebody else may have the work now: whoever still holds it stops at once and writes nothing more. */
 export class LeaseLost extends Error {
   override name = 'LeaseLost'
@@ -39,7 +53,7 @@ export class Lease {
   constructor(options: LeaseOptions) {
     this.#options = options
     this.signal = this.#lost.signal
-    this.#lasts(options.asked_at)
+    this.lasts(options.asked_at)
     this.#timer = setInterval(() => {
       this.renew().catch((error) => {
         if (!(error instanceof LeaseLost)) log('error', 'renewal_failed', errorFields(error))
@@ -57,7 +71,7 @@ export class Lease {
     const { renewal, holder } = this.#options
     const asked_at = performance.now()
     await this.call(renewal, holder)
-    this.#lasts(asked_at)
+    this.lasts(asked_at)
   }
 
   /**
@@ -73,9 +87,9 @@ export class Lease {
       )
     } catch (error) {
       this.signal.throwIfAborted()
-      const stale = error instanceof RpcError && error.code === 'stale_lease'
-      const away = error instanceof RpcError && error.failure === 'unavailable'
-      if (!stale && !away) throw error
+      if (!(error instanceof RpcError)) throw error
+      const is_over = error.failure === 'refused' && OVER.includes(error.code)
+      if (!is_over && error.failure !== 'unavailable') throw error
       this.#lose()
       throw this.signal.reason
     }
@@ -88,8 +102,9 @@ export class Lease {
     clearTimeout(this.#over)
   }
 
-  #lasts(from: number): void {
-    this.#until = from + LEASE_MS
+  /** Counts its time from when a call was made that renews it (performance.now). */
+  lasts(from: number): void {
+    this.#until = Math.max(this.#until, from + LEASE_MS)
     clearTimeout(this.#over)
     if (this.#ended) return
     this.#over = setTimeout(() => this.#lose(), Math.max(0, this.left_ms()))

@@ -60,11 +60,15 @@ async function work(lane: Lane, context: WorkContext, signal: AbortSignal): Prom
   }
 }
 
+/** What the local stack gives its functions where the developer says nothing else. */
+const LOCAL: Record<string, string> = { AGENT_BUILT_IN: '1', SCRIPTS_ALLOW_PRIVATE: '1' }
+
 function contextOf({ url, secret_key, local }: Project, worker: string): WorkContext {
-  const given: Record<string, string> = { SUPABASE_URL: url, ...(local ? { AGENT_BUILT_IN: '1' } : {}) }
+  const read = (name: string) =>
+    name === 'SUPABASE_URL' ? url : (process.env[name] ?? (local ? LOCAL[name] : undefined))
   return {
     db: createClient(url, secret_key, { auth: { persistSession: false, autoRefreshToken: false } }),
-    settings: workerSettings((name) => given[name] ?? process.env[name]),
+    settings: workerSettings(read),
     sockets: node_sockets,
     worker,
     agent_timeout_s: 120,

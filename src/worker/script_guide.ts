@@ -11,7 +11,7 @@ workflow = {
 Rules
 - A producer finds something out and publishes an event for each thing to be done. "schedule" is { interval: "5m" } (a whole number and
   s, m, h or d) or { cron: "0 9 * * 1-5" } (five fields, in the workflow's time zone).
-- async handler(state) returns the new state: any JSON, undefined at first. The same event id is published once: publish every item that
+- async handler(state) returns the new state: any JSON, {} at first. The same event id is published once: publish every item that
   you see, with an id that stays the same for the same item. Do not keep lists of ids in the state for that.
 - Each topic is consumed by exactly one consumer.
 - A consumer run goes prepare, mutate, next. One run does one side effect.

@@ -1,3 +1,4 @@
+import type OpenAI from 'openai'
 import { z } from 'zod'
 import { AgentError } from './agent_error.ts'
 import { checkSize, complete, storable } from './chat.ts'
@@ -72,6 +73,7 @@ export async function chatWithTools(
   const calls = (tool_calls ?? []).map(
     (call): ToolCall => ({
       ...call,
+      id: storable(agent, call.id),
       function: {
         name: storable(agent, call.function.name),
         arguments: storable(agent, call.function.arguments),
@@ -86,6 +88,8 @@ export async function chatWithTools(
 }
 
 /** Some services take no empty text beside tool calls. */
-function asSent(message: ToolMessage) {
-  return message.role === 'assistant' ? { ...message, content: message.content || null } : message
+function asSent(message: ToolMessage): OpenAI.ChatCompletionMessageParam {
+  if (message.role !== 'assistant') return message
+  const { content, tool_calls } = message
+  return { role: 'assistant', content: content || null, ...(tool_calls === undefined ? {} : { tool_calls }) }
 }

@@ -9,7 +9,10 @@ begin
   where n.nspname = 'public'
     and c.relname in (
       'status_events', 'status_rejections', 'error_codes', 'transcript_chunks', 'webhook_endpoints', 'webhook_deliveries',
-      'task_flows', 'flow_executions', 'flow_prompt_results'
+      'task_flows', 'flow_executions', 'flow_prompt_results',
+      'workflows', 'workflow_scripts', 'workflow_chats', 'workflow_messages', 'workflow_notifications', 'workflow_tasks',
+      'script_runs', 'handler_runs', 'workflow_topics', 'workflow_events', 'workflow_mutations', 'handler_states',
+      'producer_schedules', 'workflow_states'
     );
 
   -- Two tables may be there: those of old code, whose columns tell them.

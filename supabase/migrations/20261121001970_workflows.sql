@@ -150,11 +150,12 @@ alter table public.workflows
 create table private.workflow_secrets (
   workflow_id uuid not null references public.workflows on delete cascade,
   name text not null constraint name_is_a_word check (name ~ '^[A-Za-z_][A-Za-z0-9_]{0,63}$'),
-  value text not null constraint value_is_at_most_8_kb check (octet_length(value) between 1 and 8192),
+  vault_id uuid not null,
   updated_at timestamptz not null,
   primary key (workflow_id, name)
 );
-comment on table private.workflow_secrets is 'What scripts name as {{secret.NAME}}. No API role reads it: a worker is handed the values with its lease.';
+comment on table private.workflow_secrets is 'What scripts name as {{secret.NAME}}; the values are in Vault. No API role reads them: a worker is handed them with its lease.';
+comment on column private.workflow_secrets.vault_id is 'The row of vault.secrets; it goes when this one does.';
 
 alter table public.workflows enable row level security;
 alter table public.workflow_scripts enable row level security;

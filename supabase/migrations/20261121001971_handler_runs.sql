@@ -42,10 +42,10 @@ create table public.script_runs (
   constraint success_is_completed check ((status = 'success') = (result is not distinct from 'completed')),
   constraint ended_is_nobodys check (status = 'running' or lease_expires_at is null)
 ) with (fillfactor = 80);
+-- Sweep and claims read it too: leases are in no index, since they are renewed all the time.
 create unique index one_running_session_per_workflow on public.script_runs (workflow_id) where status = 'running';
 create index script_runs_by_workflow on public.script_runs (workflow_id, started_at desc, id desc);
 create index script_runs_by_owner on public.script_runs (owner_id, started_at desc, id desc);
-create index script_runs_leased on public.script_runs (lease_expires_at) where status = 'running';
 create index script_runs_by_script on public.script_runs (script_id);
 create index script_runs_retries on public.script_runs (retry_of) where retry_of is not null;
 comment on table public.script_runs is 'A session of a workflow: one worker runs its due handlers, one after the other, under one lease.';
@@ -80,7 +80,11 @@ create table public.handler_runs (
   constraint phase_is_of_its_type check (
     case handler_type when 'producer' then phase in ('pending', 'executing', 'committed') else phase <> 'executing' end
   ),
-  constraint producers_have_no_mutation check (handler_type = 'consumer' or mutation_outcome is null)
+  constraint producers_have_no_mutation check (handler_type = 'consumer' or mutation_outcome is null),
+  constraint outcome_is_behind_mutating check (
+    case when mutation_outcome = 'failure' then phase = 'mutated'
+      else mutation_outcome is null or phase in ('mutated', 'emitting', 'committed') end
+  )
 ) with (fillfactor = 70);
 create unique index one_active_run_per_workflow on public.handler_runs (workflow_id) where status = 'active';
 create index handler_runs_by_session on public.handler_runs (script_run_id, started_at, id);

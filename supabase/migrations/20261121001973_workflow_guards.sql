@@ -214,7 +214,7 @@ begin
     end if;
     -- A retry goes on behind the side effect of another run; every other run begins at the beginning.
     if new.phase <> 'pending' and not (new.phase = 'emitting' and new.retry_of is not null
-      and new.mutation_outcome in ('success', 'skipped'))
+      and coalesce(new.mutation_outcome in ('success', 'skipped'), false))
       or (new.phase = 'pending' and num_nonnulls(new.retry_of, new.mutation_outcome) > 0)
     then
       perform lifecycle.refuse_transition(phases, null, new.phase::text);

@@ -140,6 +140,8 @@ language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  consumers jsonb;
 begin
   if workflow.status = 'archived' or (workflow.status <> 'active' and workflow.run_requested_at is null)
     or workflow.error is not null or workflow.maintenance
@@ -148,14 +150,19 @@ begin
   then
     return null;
   end if;
-  return greatest(workflow.backoff_until, least(
+  consumers := (select s.config -> 'consumers' from public.workflow_scripts s where s.id = workflow.active_script_id);
+  return (
+    select greatest(workflow.backoff_until, d.due) from (select least(
     workflow.run_requested_at,
     (select r.ended_at from public.handler_runs r where r.id = workflow.pending_retry_run_id),
     (select min(p.next_run_at) from public.producer_schedules p where p.workflow_id = workflow.id),
     (select min(case when h.dirty then least(h.updated_at, h.wake_at) else h.wake_at end)
       from public.handler_states h
-      where h.workflow_id = workflow.id and h.handler_type = 'consumer' and (h.dirty or h.wake_at is not null))
-  ));
+      where h.workflow_id = workflow.id and h.handler_type = 'consumer' and (h.dirty or h.wake_at is not null)
+        -- One that the script lost while it ran has work that nobody can do.
+        and consumers ? h.handler_name)
+    )) d (due) where d.due is not null
+  );
 end;
 $$;
 comment on function private.workflow_due_at is 'When a session of a workflow may be claimed; null while there is nothing to do or something forbids it.';
@@ -251,11 +258,10 @@ begin
   update public.workflow_events e
   set status = 'pending', reserved_by_run_id = null, attempt_number = e.attempt_number + 1, updated_at = moment
   where e.reserved_by_run_id = release_events.run_id and e.status = 'reserved';
-  if found then
-    select * into run from public.handler_runs r where r.id = release_events.run_id;
-    update public.handler_states h set dirty = true, updated_at = moment
-    where h.workflow_id = run.workflow_id and h.handler_type = 'consumer' and h.handler_name = run.handler_name;
-  end if;
+  -- Also where it had none: what woke it may be over, and its next() is still to be done.
+  select * into run from public.handler_runs r where r.id = release_events.run_id;
+  update public.handler_states h set dirty = true, updated_at = moment
+  where h.workflow_id = run.workflow_id and h.handler_type = 'consumer' and h.handler_name = run.handler_name;
 end;
 $$;
 comment on function private.release_events is 'Gives the reserved events of a run back, each with one more attempt_number, and its consumer work.';

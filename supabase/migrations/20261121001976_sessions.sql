@@ -12,9 +12,10 @@ begin
   end if;
   workflow := private.lock_workflow(of_workflow);
   select * into session from public.script_runs s where s.id = hold_session.session_id for no key update;
-  -- Without a token: people and tests, where no worker is at it.
-  if lease_token is distinct from session.lease_token
-    and (lease_token is not null or session.lease_expires_at > lifecycle.now())
+  -- Without a token: people and tests, where no worker is at it. Whoever gave the session back has no lease any more.
+  if (lease_token is null and session.lease_expires_at > lifecycle.now())
+    or (lease_token is not null and (
+      lease_token is distinct from session.lease_token or (session.status = 'running' and session.lease_owner is null)))
   then
     perform lifecycle.refuse(409, 'stale_lease', 'Another worker has the session, or it has ended: claim one again.');
   end if;
@@ -142,8 +143,9 @@ begin
     workflow_id, owner_id, script_id, trigger, retry_of, started_at, lease_owner, lease_token, lease_expires_at
   )
   values (
-    workflow.id, workflow.owner_id, script.id, trigger, retry_of, lifecycle.now(), left(worker, 200), gen_random_uuid(),
-    lifecycle.now() + (select l.session_lease from lifecycle.settings l)
+    workflow.id, workflow.owner_id, script.id, trigger, retry_of, lifecycle.now(),
+    -- Never null: that is a session that was given back.
+    coalesce(left(worker, 200), 'unnamed'), gen_random_uuid(), lifecycle.now() + (select l.session_lease from lifecycle.settings l)
   )
   returning * into session;
   update public.workflows w
@@ -161,7 +163,8 @@ stable
 set search_path = ''
 as $$
 begin
-  return run.id is not null and run.status not in ('active', 'committed') and run.mutation_outcome in ('success', 'skipped')
+  return run.id is not null and run.status not in ('active', 'committed')
+    and coalesce(run.mutation_outcome in ('success', 'skipped'), false)
     and not exists (select from public.handler_runs r where r.retry_of = run.id);
 end;
 $$;
@@ -205,6 +208,7 @@ as $$
 declare
   failed public.handler_runs;
   workflow public.workflows;
+  session public.script_runs;
 begin
   select * into failed from public.handler_runs r where r.id = create_retry_run.run_id;
   if failed.id is null then
@@ -220,7 +224,8 @@ begin
     perform lifecycle.refuse(409, 'session_running', 'The workflow is running: wait until its session has ended.');
   end if;
   perform lifecycle.because('worker');
-  return private.claimed_session(private.open_retry(workflow, failed, worker)) || '{"ok": true, "changed": true, "result": "created"}';
+  session := private.open_retry(workflow, failed, worker);
+  return private.claimed_session(session) || '{"ok": true, "changed": true, "result": "created"}';
 end;
 $$;
 comment on function public.create_retry_run is
@@ -243,7 +248,7 @@ begin
     perform from public.workflows w where w.id = candidate.workflow_id for no key update skip locked;
     continue when not found;
     update public.script_runs s
-    set lease_owner = left(worker, 200), lease_token = gen_random_uuid(),
+    set lease_owner = coalesce(left(worker, 200), 'unnamed'), lease_token = gen_random_uuid(),
       lease_expires_at = lifecycle.now() + (select l.session_lease from lifecycle.settings l)
     where s.id = candidate.id and s.status = 'running' and s.lease_owner is null
     returning * into session;
@@ -256,6 +261,44 @@ end;
 $$;
 comment on function private.claim_yielded_session is 'Takes a session that a worker gave back, oldest first; nulls for none.';
 
+create function private.open_due_session(workflow public.workflows, worker text)
+returns public.script_runs
+language plpgsql
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  due timestamptz := private.workflow_due_at(workflow);
+  failed public.handler_runs;
+begin
+  if due is null or due > moment then
+    update public.workflows w set next_due_at = due where w.id = workflow.id;
+    return null;
+  end if;
+  perform lifecycle.because('worker');
+  if workflow.pending_retry_run_id is null then
+    return private.open_session(workflow, case
+      when workflow.run_requested_at is not null then 'manual'
+      when exists (
+        select from public.producer_schedules p where p.workflow_id = workflow.id and p.next_run_at <= moment
+      ) then 'schedule'
+      else 'event'
+    end::public.session_trigger, worker);
+  end if;
+  select * into failed from public.handler_runs r where r.id = workflow.pending_retry_run_id for no key update;
+  if private.is_retryable(failed) then
+    return private.open_retry(workflow, failed, worker);
+  end if;
+  update public.workflows w set pending_retry_run_id = null, version = w.version + 1 where w.id = workflow.id;
+  perform private.notify_workflow(workflow.id, 'error', jsonb_build_object(
+    'code', 'RETRY_INVALID', 'run_id', failed.id, 'message', 'A run that was to be gone on with can not be.'));
+  perform private.refresh_due(workflow.id);
+  return null;
+end;
+$$;
+comment on function private.open_due_session is
+  'Opens the session for which a workflow is due; nulls where it is not due after all, or its retry was none. The caller holds its lock.';
+
 create function public.claim_workflow_session(worker text)
 returns jsonb
 language plpgsql
@@ -265,8 +308,6 @@ as $$
 declare
   workflow public.workflows;
   session public.script_runs := private.claim_yielded_session(worker);
-  due timestamptz;
-  failed public.handler_runs;
 begin
   if session.id is not null then
     return private.claimed_session(session);
@@ -278,33 +319,17 @@ begin
     if not found then
       return null;
     end if;
-    due := private.workflow_due_at(workflow);
-    if due is null or due > lifecycle.now() then
-      update public.workflows w set next_due_at = due where w.id = workflow.id;
-      continue;
+    begin
+      session := private.open_due_session(workflow, worker);
+    exception when others then
+      -- Out of the way of the others, and tried again in a minute.
+      raise warning 'claim: workflow % could not begin: %', workflow.id, sqlerrm;
+      update public.workflows w set next_due_at = lifecycle.now() + interval '60 s' where w.id = workflow.id;
+      session := null;
+    end;
+    if session.id is not null then
+      return private.claimed_session(session);
     end if;
-
-    perform lifecycle.because('worker');
-    if workflow.pending_retry_run_id is not null then
-      select * into failed from public.handler_runs r where r.id = workflow.pending_retry_run_id for no key update;
-      if private.is_retryable(failed) then
-        return private.claimed_session(private.open_retry(workflow, failed, worker));
-      end if;
-      update public.workflows w set pending_retry_run_id = null, version = w.version + 1 where w.id = workflow.id;
-      perform private.notify_workflow(workflow.id, 'error', jsonb_build_object(
-        'code', 'RETRY_INVALID', 'run_id', failed.id, 'message', 'A run that was to be gone on with can not be.'));
-      perform private.refresh_due(workflow.id);
-      continue;
-    end if;
-
-    session := private.open_session(workflow, case
-      when workflow.run_requested_at is not null then 'manual'
-      when exists (
-        select from public.producer_schedules p where p.workflow_id = workflow.id and p.next_run_at <= lifecycle.now()
-      ) then 'schedule'
-      else 'event'
-    end::public.session_trigger, worker);
-    return private.claimed_session(session);
   end loop;
 end;
 $$;
@@ -338,12 +363,18 @@ security definer -- API roles may not write sessions
 set search_path = ''
 as $$
 declare
-  held record := private.hold_session(session_id, lease_token);
+  held record;
 begin
+  if exists (
+    select from public.script_runs s
+    where s.id = yield_session.session_id and s.lease_token = yield_session.lease_token
+      and s.status = 'running' and s.lease_owner is null
+  ) then
+    return '{"ok": true, "changed": false, "result": "unchanged"}';
+  end if;
+  held := private.hold_session(session_id, lease_token);
   if (held.session).status <> 'running' then
     perform lifecycle.refuse(409, 'stale_lease', 'The session has ended: claim one again.');
-  elsif (held.session).lease_owner is null then
-    return '{"ok": true, "changed": false, "result": "unchanged"}';
   end if;
   update public.script_runs s set lease_owner = null, lease_expires_at = lifecycle.now()
   where s.id = yield_session.session_id;
@@ -402,7 +433,8 @@ revoke execute on function
   private.script_to_run(public.workflows),
   private.open_session(public.workflows, public.session_trigger, text, uuid),
   private.is_retryable(public.handler_runs), private.open_retry(public.workflows, public.handler_runs, text),
-  private.claim_yielded_session(text), private.end_session_well(public.script_runs)
+  private.claim_yielded_session(text), private.open_due_session(public.workflows, text),
+  private.end_session_well(public.script_runs)
 from public, anon, authenticated, service_role;
 revoke execute on function
   public.create_retry_run(uuid, text), public.claim_workflow_session(text), public.renew_session(uuid, uuid),

@@ -61,7 +61,9 @@ begin
     perform lifecycle.refuse(409, 'run_active', 'A run of the session is under way: commit it or end it first.');
   elsif workflow.pending_retry_run_id is not null then
     perform lifecycle.refuse(409, 'retry_pending', 'A run has to be gone on with first: finish the session and claim the retry.');
-  elsif workflow.status = 'archived' or (workflow.status <> 'active' and session.trigger <> 'manual')
+  elsif workflow.status = 'archived'
+    -- A test runs also where the workflow does not, but not on when it was paused meanwhile.
+    or (workflow.status <> 'active' and (session.trigger <> 'manual' or workflow.status_updated_at > session.started_at))
     or workflow.error is not null or workflow.maintenance or private.has_unresolved_mutation(workflow.id)
   then
     perform lifecycle.refuse(409, 'not_runnable', 'The workflow was paused or blocked meanwhile: finish the session.');
@@ -398,11 +400,13 @@ as $$
 declare
   held record := private.hold_run(run_id, lease_token);
   run public.handler_runs := held.run;
-  answer jsonb := private.check_commit(run, case run.handler_type when 'producer' then 'executing' else 'emitting' end::public.handler_phase);
+  answer jsonb;
 begin
   if run.handler_type <> 'producer' then
     perform lifecycle.refuse(409, 'wrong_handler_type', 'The run is one of a consumer: use commit_consumer().');
-  elsif answer is not null then
+  end if;
+  answer := private.check_commit(run, 'executing');
+  if answer is not null then
     return answer;
   end if;
   update public.producer_schedules p
@@ -430,11 +434,13 @@ declare
   held record := private.hold_run(run_id, lease_token);
   run public.handler_runs := held.run;
   moment timestamptz := lifecycle.now();
-  answer jsonb := private.check_commit(run, case run.handler_type when 'consumer' then 'emitting' else 'executing' end::public.handler_phase);
+  answer jsonb;
 begin
   if run.handler_type <> 'consumer' then
     perform lifecycle.refuse(409, 'wrong_handler_type', 'The run is one of a producer: use commit_producer().');
-  elsif answer is not null then
+  end if;
+  answer := private.check_commit(run, 'emitting');
+  if answer is not null then
     return answer;
   end if;
   perform private.refuse_unknown_outcome(run, (select m.status from public.workflow_mutations m where m.run_id = run.id));

@@ -190,6 +190,8 @@ begin
     return false;
   end if;
   perform lifecycle.because('sweep', details => jsonb_build_object('lease_expires_at', session.lease_expires_at));
+  -- Whoever had it comes too late with whatever it says.
+  update public.script_runs s set lease_token = null where s.id = session.id;
   select * into run from public.handler_runs r where r.script_run_id = session.id and r.status = 'active' for no key update;
   if run.id is not null then
     perform private.end_run(workflow, session, run, 'crashed', null, 'unknown', 0, null,

@@ -235,9 +235,9 @@ begin
   where s.id = (select r.script_run_id from public.handler_runs r where r.id = mutation.run_id) for no key update;
   perform from public.handler_runs r where r.id = mutation.run_id for no key update;
   select * into mutation from public.workflow_mutations m where m.id = record_reconcile.mutation_id for no key update;
-  if mutation.reconcile_attempts <> record_reconcile.attempt then
+  if mutation.reconcile_attempts is distinct from record_reconcile.attempt then
     perform lifecycle.refuse(409, 'stale_attempt', 'Somebody has asked again since: only the newest answer counts.');
-  elsif mutation.status::text = outcome then
+  elsif mutation.status::text = outcome or (outcome = 'again' and mutation.status = 'indeterminate') then
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', mutation.status);
   elsif mutation.status <> 'needs_reconcile' then
     perform lifecycle.refuse(409, 'mutation_settled', format('The side effect is not asked after any more: it is %s.', mutation.status),

@@ -77,7 +77,8 @@ begin
   select workflow.id, workflow.owner_id,
     case when base.id is null then 1 + coalesce(max(v.major), 0) else base.major end,
     case when base.id is null then 0 else 1 + max(v.minor) filter (where v.major = base.major) end,
-    code, whole, left(nullif(btrim(comment), ''), 2000), left(nullif(btrim(summary), ''), 2000), lifecycle.now()
+    add_script.code, whole, left(nullif(btrim(add_script.comment), ''), 2000),
+    left(nullif(btrim(add_script.summary), ''), 2000), lifecycle.now()
   from public.workflow_scripts v where v.workflow_id = workflow.id
   returning s.* into script;
   -- The first one makes a draft ready: the guard tells.

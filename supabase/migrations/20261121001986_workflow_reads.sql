@@ -127,8 +127,11 @@ as $$
         'id', n.id, 'type', n.type, 'payload', n.payload, 'created_at', n.created_at,
         'acknowledged_at', n.acknowledged_at, 'resolved_at', n.resolved_at
       ) order by n.created_at desc, n.id desc), '[]')
-      from public.workflow_notifications n
-      where n.workflow_id = workflow.id and n.acknowledged_at is null and n.resolved_at is null
+      from (
+        select * from public.workflow_notifications o
+        where o.workflow_id = workflow.id and o.acknowledged_at is null and o.resolved_at is null
+        order by o.created_at desc, o.id desc limit 50
+      ) n
     ),
     'unresolved_mutation', private.unresolved_mutation_json(workflow.id),
     'secret_names', (
@@ -137,7 +140,7 @@ as $$
     )
   )
 $$;
-comment on function private.workflow_json is 'A workflow with its task, schedules, open notifications and what waits for a person.';
+comment on function private.workflow_json is 'A workflow with its task, schedules, newest open notifications (at most 50) and what waits for a person.';
 
 create function public.get_workflow(workflow_id uuid, owner_id uuid default null)
 returns jsonb

@@ -107,6 +107,7 @@ declare
   moment timestamptz := lifecycle.now();
   thread public.workflow_threads;
   execution record;
+  lost record;
   checked int := 0;
   changed int := 0;
   errors int := 0;
@@ -146,6 +147,25 @@ begin
       errors := errors + 1;
       raise warning 'sweep: execution % could not be ended: %', execution.id, sqlerrm;
       update public.flow_executions e set deadline_at = moment + interval '60 s' where e.id = execution.id;
+    end;
+  end loop;
+  -- Found without a lock: the workflow is locked before its session.
+  for lost in
+    select s.id from public.script_runs s
+    where s.status = 'running' and s.lease_owner is not null and s.lease_expires_at <= moment
+    order by s.lease_expires_at limit greatest(max_rows - checked, 0)
+  loop
+    begin
+      -- One that somebody holds is not counted: it would seem that there is more to do at once.
+      if private.expire_session(lost.id) then
+        checked := checked + 1;
+        changed := changed + 1;
+      end if;
+    exception when others then
+      checked := checked + 1;
+      errors := errors + 1;
+      raise warning 'sweep: session % could not be ended: %', lost.id, sqlerrm;
+      update public.script_runs s set lease_expires_at = moment + interval '60 s' where s.id = lost.id and s.status = 'running';
     end;
   end loop;
   return jsonb_build_object('checked', checked, 'changed', changed, 'errors', errors);

@@ -36,6 +36,25 @@ begin
         and (e.not_before is null or e.not_before <= moment)
     );
     select count(*) into leases from public.flow_executions e where e.status = 'running' and e.lease_expires_at > moment;
+  elsif lane = 'scripts' then
+    due := exists (select from public.workflows w where w.next_due_at <= moment)
+      or exists (
+        select from public.script_runs s
+        where s.status = 'running' and s.lease_owner is null and s.lease_expires_at <= moment
+      );
+    select count(*) into leases from public.script_runs s
+    where s.status = 'running' and s.lease_owner is not null and s.lease_expires_at > moment;
+  elsif lane = 'reconcile' then
+    due := exists (select from public.workflow_mutations m where m.next_reconcile_at <= moment);
+  elsif lane = 'agents' then
+    due := exists (select from private.due_tasks(moment))
+      or exists (
+        select from public.workflows w
+        where w.maintenance and not exists (
+          select from public.workflow_tasks t where t.workflow_id = w.id and t.type = 'maintainer' and t.state = 'queued'
+        )
+      );
+    select count(*) into leases from public.workflow_tasks t where t.state = 'queued' and t.lease_expires_at > moment;
   elsif lane = 'webhooks' then
     due := private.next_webhook(moment) is not null;
     select count(*) into leases from public.webhook_deliveries d

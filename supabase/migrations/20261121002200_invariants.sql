@@ -19,6 +19,14 @@ create view public.invariant_violations with (security_invoker = true) as
     where t.bot_status is not null
     union all
     select 'flow_execution', e.id, e.status::text, e.version, e.completed_at from public.flow_executions e
+    union all
+    select 'workflow', w.id, w.status::text, w.status_seq, null from public.workflows w
+    union all
+    select 'script_run', s.id, s.status::text, s.version, s.ended_at from public.script_runs s
+    union all
+    select 'handler_run', r.id, r.status::text, r.version, r.ended_at from public.handler_runs r
+    union all
+    select 'mutation', m.id, m.status::text, m.version, m.resolved_at from public.workflow_mutations m
   )
   select v.violation, v.machine, v.subject_id, v.detail from (
   select 'status_and_history_disagree' as violation, r.machine, r.subject_id,
@@ -60,6 +68,47 @@ create view public.invariant_violations with (security_invoker = true) as
     from public.flow_prompt_results r where r.execution_id = e.id
   ) r
   where r.answered <> e.current_prompt_index or r.last > e.current_prompt_index or r.stray > 0
+  union all
+  select 'reserved_by_nobody', 'event', e.id, format('reserved by run %s, which is %s', r.id, r.status)
+  from public.workflow_events e join public.handler_runs r on r.id = e.reserved_by_run_id
+  join public.workflows w on w.id = e.workflow_id
+  where e.status = 'reserved' and r.status <> 'active' and w.pending_retry_run_id is distinct from r.id
+    and not exists (
+      select from public.workflow_mutations m
+      where m.run_id = r.id and m.status in ('in_flight', 'needs_reconcile', 'indeterminate')
+    )
+  union all
+  select 'retry_of_the_wrong_run', 'workflow', w.id, format('run %s is %s, %s', r.id, r.status, coalesce(r.mutation_outcome::text, 'without an outcome'))
+  from public.workflows w join public.handler_runs r on r.id = w.pending_retry_run_id
+  where r.status in ('active', 'committed') or exists (select from public.handler_runs n where n.retry_of = r.id)
+    or (coalesce(r.mutation_outcome not in ('success', 'skipped'), true) and not exists (
+      select from public.workflow_mutations m
+      where m.run_id = r.id and m.status in ('in_flight', 'needs_reconcile', 'indeterminate')
+    ))
+  union all
+  select 'unresolved_without_an_error', 'mutation', m.id, m.status::text
+  from public.workflow_mutations m join public.handler_runs r on r.id = m.run_id join public.workflows w on w.id = m.workflow_id
+  where m.status in ('in_flight', 'needs_reconcile', 'indeterminate') and r.status <> 'active' and w.error is null
+  union all
+  select 'in_flight_without_a_run', 'mutation', m.id, format('run %s is %s', r.id, r.status)
+  from public.workflow_mutations m join public.handler_runs r on r.id = m.run_id
+  where m.status = 'in_flight' and r.status <> 'active'
+  union all
+  select 'ended_with_a_run_left', 'script_run', s.id, format('%s, while run %s is active', s.status, r.id)
+  from public.handler_runs r join public.script_runs s on s.id = r.script_run_id
+  where r.status = 'active' and s.status <> 'running'
+  union all
+  -- Given back, a session waits for a worker as long as it takes.
+  select 'session_without_a_worker', 'script_run', s.id, format('its lease ended at %s', s.lease_expires_at)
+  from public.script_runs s
+  where s.status = 'running' and s.lease_owner is not null and s.lease_expires_at < lifecycle.now() - interval '60 s'
+  union all
+  select 'maintenance_without_a_maintainer', 'workflow', w.id, format('since %s', w.updated_at)
+  from public.workflows w
+  where w.maintenance and w.updated_at < lifecycle.now() - interval '5 min' and not exists (
+    select from public.workflow_tasks t
+    where t.workflow_id = w.id and t.type = 'maintainer' and t.state in ('queued', 'waiting')
+  )
   union all
   select 'webhook_is_not_what_happened', d.machine, d.subject_id, format('delivery %s tells of %s', d.id, d.type)
   from public.webhook_deliveries d

@@ -24,6 +24,12 @@ begin
     select t.bot_id from public.workflow_threads t where t.bot_completed_at < horizon
     union all
     select f.id from public.flow_executions f where f.completed_at < horizon
+    union all
+    select s.id from public.script_runs s where s.ended_at < horizon
+    union all
+    select r.id from public.handler_runs r where r.ended_at < horizon
+    union all
+    select m.id from public.workflow_mutations m where m.resolved_at < horizon
   ) t (subject_id)
   where exists (select from public.status_events e where e.subject_id = t.subject_id);
   update private.history_horizon h
@@ -38,6 +44,8 @@ begin
   delete from private.callback_receipts r where r.created_at < moment - settings.receipt_retention;
   get diagnostics callbacks = row_count;
   delete from public.webhook_deliveries d where d.created_at < horizon and d.state <> 'pending';
+  -- Events stay: their message ids are what keeps a side effect from happening again.
+  update public.handler_runs r set logs = null where r.ended_at < horizon and r.logs is not null;
   delete from public.transcript_chunks c using public.workflow_threads t
   where t.bot_id = c.bot_id and t.bot_completed_at < horizon;
   update public.workflow_threads t set transcript = null
@@ -61,6 +69,7 @@ as $$
 declare
   bots int;
   executions int;
+  workflows int;
   events int;
 begin
   if owner_id is null then
@@ -71,6 +80,8 @@ begin
   get diagnostics bots = row_count;
   delete from public.flow_executions e where e.owner_id = forget_owner.owner_id;
   get diagnostics executions = row_count;
+  delete from public.workflows w where w.owner_id = forget_owner.owner_id;
+  get diagnostics workflows = row_count;
   delete from public.task_flows f where f.owner_id = forget_owner.owner_id;
   delete from public.status_events e where e.owner_id = forget_owner.owner_id;
   get diagnostics events = row_count;
@@ -81,7 +92,7 @@ begin
   delete from private.webhook_secrets s where s.owner_id = forget_owner.owner_id;
   delete from lifecycle.hints h where h.topic = 'owner:' || forget_owner.owner_id;
   perform set_config('rollcall.erasing', '', true);
-  return jsonb_build_object('bots', bots, 'executions', executions, 'events', events);
+  return jsonb_build_object('bots', bots, 'executions', executions, 'workflows', workflows, 'events', events);
 end;
 $$;
 comment on function lifecycle.forget_owner is 'Erases everything of one person, history included. Stop the person''s open bots first: their machines are not looked for afterwards.';

@@ -29,31 +29,26 @@ stable
 set search_path = ''
 as $$
 declare
-  noun text := case when machine in ('bot', 'meeting') then 'bot' when machine = 'flow_execution' then machine else 'workflow' end;
-  getter text := case noun when 'bot' then 'get_bot' else 'get_workflow' end;
-  parameter text;
-  subject jsonb;
+  of_workflow uuid;
 begin
-  if machine = 'flow_execution' then
+  if machine in ('bot', 'meeting') then
+    return jsonb_build_object('bot', public.get_bot(subject_id));
+  elsif machine = 'flow_execution' then
     -- As lists show it: two hundred responses are no webhook.
-    select private.execution_json(e) into subject from public.flow_executions e where e.id = subject_id;
-    return jsonb_build_object(noun, subject);
+    return jsonb_build_object(machine, (
+      select private.execution_json(e) from public.flow_executions e where e.id = subject_id));
   end if;
-  -- By name, since those areas have migrations of their own.
-  select quote_ident(p.proname) || '(' || quote_ident(p.proargnames[1]) || ' => $1)' into parameter
-  from pg_catalog.pg_proc p
-  where p.pronamespace = 'public'::regnamespace and p.proname = getter
-    and p.proargtypes[0] = 'uuid'::regtype and p.pronargs - p.pronargdefaults <= 1
-  limit 1;
-  if parameter is not null then
-    begin
-      execute 'select public.' || parameter into subject using subject_id;
-    exception when others then
-      -- One run that can not be read must not stop the webhooks of all others: the event speaks for itself.
-      subject := null;
-    end;
-  end if;
-  return jsonb_build_object(noun, subject);
+  of_workflow := case machine
+    when 'workflow' then subject_id
+    when 'script_run' then (select s.workflow_id from public.script_runs s where s.id = subject_id)
+    when 'handler_run' then (select r.workflow_id from public.handler_runs r where r.id = subject_id)
+    when 'mutation' then (select m.workflow_id from public.workflow_mutations m where m.id = subject_id)
+  end;
+  return jsonb_build_object('workflow', (
+    select private.workflow_summary(w) from public.workflows w where w.id = of_workflow));
+exception when others then
+  -- One run that can not be read must not stop the webhooks of all others: the event speaks for itself.
+  return '{}';
 end;
 $$;
 comment on function private.webhook_subject is 'The run of an event as its owner gets it, under its noun: bot, flow_execution or workflow.';

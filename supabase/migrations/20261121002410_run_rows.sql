@@ -31,6 +31,22 @@ create index flow_executions_failed on public.flow_executions (created_at desc, 
 create index flow_executions_failures on public.flow_executions (completed_at desc) where status = 'failed';
 create index flow_executions_of_flow on public.flow_executions (flow_id, created_at desc);
 
+create index handler_runs_active_of_owner on public.handler_runs (owner_id, started_at desc, id desc) where status = 'active';
+create index handler_runs_committed_of_owner on public.handler_runs (owner_id, started_at desc, id desc)
+  where status = 'committed';
+create index handler_runs_broken_of_owner on public.handler_runs (owner_id, started_at desc, id desc)
+  where status not in ('active', 'committed');
+create index handler_runs_active on public.handler_runs (started_at desc, id desc) include (owner_id)
+  where status = 'active';
+create index handler_runs_committed on public.handler_runs (started_at desc, id desc) include (owner_id)
+  where status = 'committed';
+create index handler_runs_broken on public.handler_runs (started_at desc, id desc) include (owner_id)
+  where status not in ('active', 'committed');
+create index handler_runs_failures on public.handler_runs (ended_at desc)
+  where status in ('failed:logic', 'failed:internal', 'crashed');
+create index workflows_by_time on public.workflows (created_at desc, id desc) include (owner_id);
+create index workflows_with_error on public.workflows (error_at) where error is not null;
+
 -- Stuck: one definition, in words, for lists, counts, commands and alerts.
 
 create function private.stuck_rules()
@@ -48,7 +64,13 @@ as $$
     ('bot', 'result_unclaimed', 'Its result is to be made for more than 60 s and no worker takes that up.'),
     ('flow', 'past_deadline', 'Its deadline passed more than 30 s ago and nothing ended it: the sweep does not run.'),
     ('flow', 'prompt_unclaimed', 'A prompt is to be asked for more than 60 s and no worker takes that up.'),
-    ('flow', 'slow_prompt', 'Its prompt takes more than 3 times as long as 95 % of the prompts of this flow lately, and more than 60 s.')
+    ('flow', 'slow_prompt', 'Its prompt takes more than 3 times as long as 95 % of the prompts of this flow lately, and more than 60 s.'),
+    ('handler', 'lease_lost', 'The lease of its session ran out more than 60 s ago and nothing ended it: the sweep does not run.'),
+    ('workflow', 'session_lost', 'The lease of its session ran out more than 120 s ago and no worker goes on with it.'),
+    ('workflow', 'session_unclaimed', 'A session is due for more than 120 s and no worker takes it.'),
+    ('workflow', 'mutation_waits', 'Nobody can tell whether its side effect happened: its owner must say.'),
+    ('workflow', 'fix_unclaimed', 'Its script is to be repaired for more than 5 min and no agent works on that.'),
+    ('workflow', 'error_waits', 'It has an error that nobody acknowledged or resolved for more than an hour.')
 $$;
 comment on function private.stuck_rules is 'Every rule by which a run counts as stuck, in words.';
 
@@ -126,6 +148,63 @@ end;
 $$;
 comment on function private.execution_stuck_rule is 'The rule by which an execution is stuck at a moment; null if it is not.';
 
+create function private.handler_stuck_rule(run public.handler_runs, moment timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if run.status = 'active' and exists (
+    select from public.script_runs s
+    where s.id = run.script_run_id and s.lease_owner is not null and s.lease_expires_at < moment - interval '60 s'
+  ) then
+    return 'lease_lost';
+  end if;
+  return null;
+end;
+$$;
+comment on function private.handler_stuck_rule is 'The rule by which a handler run is stuck at a moment; null if it is not.';
+
+create function private.workflow_stuck_rule(workflow public.workflows, moment timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if exists (
+    select from public.script_runs s
+    where s.workflow_id = workflow.id and s.status = 'running' and s.lease_expires_at < moment - interval '120 s'
+  ) then
+    return 'session_lost';
+  elsif exists (
+    select from public.workflow_mutations m where m.workflow_id = workflow.id and m.status = 'indeterminate'
+  ) then
+    return 'mutation_waits';
+  elsif workflow.maintenance and workflow.updated_at < moment - interval '5 min' and not exists (
+    select from public.workflow_tasks t
+    where t.workflow_id = workflow.id and t.type = 'maintainer' and t.lease_expires_at > moment
+  ) then
+    return 'fix_unclaimed';
+  elsif workflow.next_due_at < moment - interval '120 s' and not exists (
+    select from public.script_runs s where s.workflow_id = workflow.id and s.status = 'running'
+  ) then
+    return 'session_unclaimed';
+  elsif workflow.status <> 'archived' and (
+    workflow.error_at < moment - interval '1 h' or exists (
+      select from public.workflow_messages m
+      where m.workflow_id = workflow.id and m.role = 'event' and m.type = 'error'
+        and m.acknowledged_at is null and m.resolved_at is null and m.created_at < moment - interval '1 h'
+    )
+  ) then
+    return 'error_waits';
+  end if;
+  return null;
+end;
+$$;
+comment on function private.workflow_stuck_rule is 'The rule by which a workflow is stuck at a moment; null if it is not.';
+
 -- Rows
 
 create function private.stamp(at timestamptz)
@@ -191,6 +270,11 @@ begin
   if excess > 0 and cut ? 'error_message' then
     cut := cut || jsonb_build_object('error_message',
       private.cut_bytes(cut ->> 'error_message', greatest(60, octet_length(cut ->> 'error_message') - excess - 4)));
+    excess := octet_length(cut::text) - 600;
+  end if;
+  if excess > 0 then
+    cut := cut || jsonb_build_object('name',
+      private.cut_bytes(cut ->> 'name', greatest(20, octet_length(cut ->> 'name') - excess - 4)));
   end if;
   return cut;
 end;
@@ -264,6 +348,75 @@ end;
 $$;
 comment on function private.execution_row is 'An execution as the list of runs has it.';
 
+create function private.handler_row(run public.handler_runs, moment timestamptz)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  place int;
+  places int;
+begin
+  select max(s.position) filter (where s.state = run.phase::text) - 1, count(*) - 1 into place, places
+  from lifecycle.states s where s.machine = run.handler_type || '_phase';
+  return private.fitted_run(jsonb_build_object(
+    'id', run.id, 'kind', 'handler',
+    'name', (select w.title from public.workflows w where w.id = run.workflow_id) || ': ' || run.handler_name,
+    'state', run.status, 'reason', run.error_type,
+    'state_since', private.stamp(coalesce(run.ended_at, run.started_at)),
+    'version', run.version,
+    'updated_at', private.exact_stamp(greatest(run.started_at, run.ended_at)),
+    'created_at', private.exact_stamp(run.started_at),
+    'started_at', private.stamp(run.started_at), 'finished_at', private.stamp(run.ended_at),
+    'error_stage', case when run.status not in ('active', 'committed') then private.run_stage(run.handler_type, run.phase) end,
+    'error_code', private.run_error_code(run.status, run.error_type),
+    'error_message', case when run.status not in ('active', 'committed') then run.error end,
+    'progress_done', place, 'progress_total', places, 'progress_label', run.phase,
+    'attempt', case when run.retry_of is null then 1 else 2 end, 'retry_of', run.retry_of,
+    'stuck_rule', private.handler_stuck_rule(run, moment),
+    'workflow_id', run.workflow_id, 'session_id', run.script_run_id, 'allowed_actions', '[]'::jsonb
+  ) || case when run.status = 'active' then jsonb_build_object(
+    'deadline_at', (select private.stamp(s.lease_expires_at) from public.script_runs s where s.id = run.script_run_id)
+  ) else '{}' end);
+end;
+$$;
+comment on function private.handler_row is 'A handler run as the list of runs has it; its progress is how many phases it has passed.';
+
+create function private.workflow_row(workflow public.workflows, moment timestamptz)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  state text := private.workflow_state(workflow);
+  session public.script_runs;
+begin
+  select * into session from public.script_runs s
+  where s.workflow_id = workflow.id order by s.started_at desc, s.id desc limit 1;
+  return private.fitted_run(jsonb_build_object(
+    'id', workflow.id, 'kind', 'workflow', 'name', workflow.title, 'state', state, 'reason', workflow.status,
+    'state_since', private.stamp(case when state = 'error' then coalesce(workflow.error_at, workflow.updated_at)
+      else workflow.status_updated_at end),
+    'version', workflow.version,
+    'updated_at', private.exact_stamp(greatest(workflow.updated_at, session.started_at, session.ended_at)),
+    'created_at', private.exact_stamp(workflow.created_at),
+    'started_at', private.stamp(session.started_at),
+    'error_stage', workflow.error_stage, 'error_code', workflow.error_code, 'error_message', workflow.error,
+    'progress_label', case when session.status = 'running' then coalesce((
+      select r.handler_name || ': ' || r.phase from public.handler_runs r
+      where r.workflow_id = workflow.id and r.status = 'active'
+    ), 'session') end,
+    'attempt', 1 + workflow.transient_failures,
+    'deadline_at', private.stamp(session.lease_expires_at),
+    'stuck_rule', private.workflow_stuck_rule(workflow, moment),
+    'session_id', session.id, 'allowed_actions', private.workflow_actions(state)
+  ));
+end;
+$$;
+comment on function private.workflow_row is 'A workflow as the list of runs has it, with its newest session.';
+
 create function private.run_row(kind text, id uuid, moment timestamptz)
 returns jsonb
 language plpgsql
@@ -273,6 +426,8 @@ as $$
 declare
   thread public.workflow_threads;
   execution public.flow_executions;
+  run public.handler_runs;
+  workflow public.workflows;
 begin
   if kind = 'bot' then
     select * into thread from public.workflow_threads t where t.bot_id = run_row.id and t.bot_status is not null;
@@ -280,6 +435,12 @@ begin
   elsif kind = 'flow' then
     select * into execution from public.flow_executions e where e.id = run_row.id;
     return case when execution.id is not null then private.execution_row(execution, moment) end;
+  elsif kind = 'handler' then
+    select * into run from public.handler_runs r where r.id = run_row.id;
+    return case when run.id is not null then private.handler_row(run, moment) end;
+  elsif kind = 'workflow' then
+    select * into workflow from public.workflows w where w.id = run_row.id;
+    return case when workflow.id is not null then private.workflow_row(workflow, moment) end;
   end if;
   return null;
 end;
@@ -298,10 +459,26 @@ create view public.stuck_runs with (security_invoker = true) as
       e.status::text, coalesce(e.progressed_at, e.created_at)
     from (select lifecycle.now() as moment) m, public.flow_executions e
     where e.status = 'running'
+    union all
+    select 'handler', h.id, h.owner_id, private.handler_stuck_rule(h, m.moment), h.status::text, h.started_at
+    from (select lifecycle.now() as moment) m, public.handler_runs h
+    where h.status = 'active'
+    union all
+    select 'workflow', w.id, w.owner_id, private.workflow_stuck_rule(w, m.moment), w.status::text, w.updated_at
+    from (select lifecycle.now() as moment) m, public.workflows w
+    where w.id in (
+      select d.id from public.workflows d where d.next_due_at < m.moment - interval '120 s'
+      union select x.id from public.workflows x where x.maintenance
+      union select x.id from public.workflows x where x.error is not null
+      union select s.workflow_id from public.script_runs s where s.status = 'running'
+      union select u.workflow_id from public.workflow_mutations u where u.status in ('in_flight', 'needs_reconcile', 'indeterminate')
+      union select o.workflow_id from public.workflow_messages o
+        where o.role = 'event' and o.type = 'error' and o.acknowledged_at is null and o.resolved_at is null
+    )
   ) s
   join private.stuck_rules() r on r.kind = s.kind and r.rule = s.rule;
 comment on view public.stuck_runs is
-  'What does not go on by itself, with the rule that says so, in words: kind, id, owner_id, rule, words, state, since. Looks only at what has not ended.';
+  'What does not go on by itself, with the rule that says so, in words: kind, id, owner_id, rule, words, state, since. Looks only at what has not ended, and at workflows where something is due or wrong.';
 
 revoke all on public.stuck_runs from public, anon, authenticated, service_role;
 grant select on public.stuck_runs to authenticated, service_role;
@@ -311,6 +488,8 @@ revoke execute on function
   private.execution_stuck_rule(public.flow_executions, timestamptz),
   private.stamp(timestamptz), private.exact_stamp(timestamptz), private.cut_bytes(text, int), private.fitted_run(jsonb),
   private.bot_row(public.workflow_threads, timestamptz), private.execution_row(public.flow_executions, timestamptz),
+  private.handler_row(public.handler_runs, timestamptz), private.workflow_row(public.workflows, timestamptz),
+  private.handler_stuck_rule(public.handler_runs, timestamptz), private.workflow_stuck_rule(public.workflows, timestamptz),
   private.run_row(text, uuid, timestamptz)
 from public, anon, authenticated;
 grant execute on function
@@ -318,7 +497,14 @@ grant execute on function
   private.execution_stuck_rule(public.flow_executions, timestamptz),
   private.stamp(timestamptz), private.exact_stamp(timestamptz), private.cut_bytes(text, int), private.fitted_run(jsonb),
   private.bot_row(public.workflow_threads, timestamptz), private.execution_row(public.flow_executions, timestamptz),
+  private.handler_row(public.handler_runs, timestamptz), private.workflow_row(public.workflows, timestamptz),
+  private.handler_stuck_rule(public.handler_runs, timestamptz), private.workflow_stuck_rule(public.workflows, timestamptz),
   private.run_row(text, uuid, timestamptz)
+to authenticated, service_role;
+-- How the list words the errors of runs; they read nothing.
+grant execute on function
+  private.run_stage(public.handler_type, public.handler_phase),
+  private.run_error_code(public.handler_run_status, public.handler_error_type)
 to authenticated, service_role;
 -- It says the time and nothing else.
 grant execute on function lifecycle.now() to authenticated;

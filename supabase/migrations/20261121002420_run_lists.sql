@@ -18,16 +18,38 @@ create type private.run_filter as (
 comment on type private.run_filter is 'A filter of runs that was found to make sense. everyone: of all owners, else of the reader alone.';
 
 create function private.run_states()
-returns table (kind text, machine text, state text, ended boolean, failed boolean)
+returns table (kind text, state text, part text, ended boolean, failed boolean, has_code boolean)
 language sql
-stable
+immutable
 set search_path = ''
 as $$
-  select m.kind, m.machine, s.state, s.kind = 'terminal', s.state = 'failed'
-  from (values ('bot', 'bot'), ('flow', 'flow_execution')) m (kind, machine)
-  join lifecycle.states s on s.machine = m.machine
+  values
+    ('bot', 'pending', 'open', false, false, false),
+    ('bot', 'starting', 'open', false, false, false),
+    ('bot', 'running', 'open', false, false, false),
+    ('bot', 'completed', 'completed', true, false, false),
+    ('bot', 'failed', 'failed', true, true, true),
+    ('handler', 'active', 'active', false, false, false),
+    ('handler', 'paused:transient', 'broken', true, false, true),
+    ('handler', 'paused:approval', 'broken', true, false, true),
+    ('handler', 'paused:reconciliation', 'broken', true, false, true),
+    ('handler', 'failed:logic', 'broken', true, true, true),
+    ('handler', 'failed:internal', 'broken', true, true, true),
+    ('handler', 'crashed', 'broken', true, true, true),
+    ('handler', 'committed', 'committed', true, false, false),
+    ('workflow', 'draft', 'all', false, false, true),
+    ('workflow', 'ready', 'all', false, false, true),
+    ('workflow', 'active', 'all', false, false, true),
+    ('workflow', 'paused', 'all', false, false, true),
+    ('workflow', 'fixing', 'all', false, false, true),
+    ('workflow', 'error', 'all', false, false, true),
+    ('workflow', 'archived', 'all', false, false, true),
+    ('flow', 'running', 'open', false, false, false),
+    ('flow', 'completed', 'completed', true, false, false),
+    ('flow', 'failed', 'failed', true, true, true)
 $$;
-comment on function private.run_states is 'Every kind of run with its states.';
+comment on function private.run_states is
+  'Every kind of run with the states that are shown of it. part: which indexes a run in this state is in.';
 
 create function private.filter_words(filter jsonb, path text, known text[])
 returns text[]
@@ -94,9 +116,7 @@ begin
       'is no filter: there are kind, state, stuck, code, stage, since, until, ended_since, search and owner_id.');
   end if;
 
-  f.kinds := coalesce(
-    private.filter_words(filter, 'kind', '{bot,flow,handler,workflow}'),
-    array(select distinct s.kind from private.run_states() s order by 1));
+  f.kinds := coalesce(private.filter_words(filter, 'kind', '{bot,flow,handler,workflow}'), '{bot,flow,handler,workflow}');
   f.states := private.filter_words(filter, 'state', array(select distinct s.state from private.run_states() s order by 1));
   if coalesce(jsonb_typeof(filter -> 'stuck'), 'null') not in ('null', 'boolean') then
     perform lifecycle.refuse_input('stuck', 'must be true or false.');
@@ -127,43 +147,25 @@ $$;
 comment on function private.read_run_filter is
   'The filter of a list of runs: { kind, state, stuck, code, stage, since, until, ended_since, search, owner_id }, all optional; PT422 for what it does not know.';
 
-create function private.run_branches(f private.run_filter)
-returns table (kind text, state text)
+create function private.run_parts(f private.run_filter)
+returns table (kind text, part text, states text[], all_states text[])
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
   return query
-    select s.kind, s.state from private.run_states() s
-    where s.kind = any (f.kinds) and (f.states is null or s.state = any (f.states))
-      and (s.failed or (f.code is null and f.stage is null))
-      and (s.ended or f.ended_since is null);
+    select s.kind, s.part, array_agg(s.state) filter (where (f.states is null or s.state = any (f.states))), array_agg(s.state)
+    from private.run_states() s
+    where s.kind = any (f.kinds)
+    group by s.kind, s.part
+    having bool_or(f.states is null or s.state = any (f.states))
+      and (bool_or(s.has_code) or (f.code is null and f.stage is null))
+      and (bool_or(s.ended) or f.ended_since is null);
 end;
 $$;
-comment on function private.run_branches is 'The kinds and states in which there can be runs that pass a filter.';
-
-create function private.run_scan(kind text)
-returns text
-language plpgsql
-immutable
-set search_path = ''
-as $$
-begin
-  return case kind
-    when 'bot' then
-      'select t.created_at, t.bot_id as id, t.bot_status::text as state, t.bot_completed_at as ended_at, t.error_code as code,'
-      ' t.error_stage::text as stage, coalesce(t.bot_name, t.native_meeting_id, t.room_name) as name, t.owner_id'
-      ' from public.workflow_threads t where t.bot_status is not null'
-    when 'flow' then
-      'select t.created_at, t.id, t.status::text as state, t.completed_at as ended_at, t.error_code as code,'
-      ' case when t.status = ''failed'' then case when t.started_at is null then ''queue'' else ''prompt'' end end as stage,'
-      ' t.flow_name as name, t.owner_id'
-      ' from public.flow_executions t where true'
-  end;
-end;
-$$;
-comment on function private.run_scan is 'The query for all runs of a kind: created_at, id, state, ended_at, code, stage, name, owner_id; a where clause follows.';
+comment on function private.run_parts is
+  'The parts in which there can be runs that pass a filter: each is one scan of an index. states: those that the filter lets through.';
 
 create function private.run_id_column(kind text)
 returns text
@@ -175,24 +177,62 @@ as $$
 $$;
 comment on function private.run_id_column is 'Which column of its table is the id of a run of this kind.';
 
-create function private.run_condition(kind text, f private.run_filter, state text)
+create function private.run_time_column(kind text)
+returns text
+language sql
+immutable
+set search_path = ''
+as $$
+  select case kind when 'handler' then 't.started_at' else 't.created_at' end
+$$;
+comment on function private.run_time_column is 'Which column of its table says when a run of this kind began to be.';
+
+create function private.run_scan(kind text, part text, f private.run_filter)
 returns text
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  -- Where a part is one state it is named, so that the index alone may answer.
+  single text := (select min(s.state) from private.run_states() s
+    where s.kind = run_scan.kind and s.part = run_scan.part having count(*) = 1);
+  state_column text := case kind when 'bot' then 't.bot_status::text' when 'workflow' then 'private.workflow_state(t)' else 't.status::text' end;
 begin
-  return concat(
-    case when not f.everyone then format(' and t.owner_id = %L::uuid', f.reader) end,
-    case when state is not null then format(' and t.%I = %L', case kind when 'bot' then 'bot_status' else 'status' end, state) end,
-    case when f.since is not null then format(' and t.created_at >= %L::timestamptz', f.since) end,
-    case when f.until is not null then format(' and t.created_at < %L::timestamptz', f.until) end
-  );
+  return format('select %s as created_at, %s as id, %s as state, t.owner_id, ',
+      private.run_time_column(kind), private.run_id_column(kind), coalesce(quote_literal(single), state_column))
+    || case kind
+      when 'bot' then
+        't.bot_completed_at as ended_at, t.error_code as code, t.error_stage::text as stage,'
+        ' coalesce(t.bot_name, t.native_meeting_id, t.room_name) as name from public.workflow_threads t'
+      when 'flow' then
+        't.completed_at as ended_at, t.error_code as code,'
+        ' case when t.status = ''failed'' then case when t.started_at is null then ''queue'' else ''prompt'' end end as stage,'
+        ' t.flow_name as name from public.flow_executions t'
+      when 'handler' then
+        't.ended_at, private.run_error_code(t.status, t.error_type) as code,'
+        ' private.run_stage(t.handler_type, t.phase)::text as stage,'
+        ' (select w.title from public.workflows w where w.id = t.workflow_id) || '': '' || t.handler_name as name'
+        ' from public.handler_runs t'
+      when 'workflow' then
+        'null::timestamptz as ended_at, t.error_code as code, t.error_stage::text as stage, t.title as name from public.workflows t'
+    end
+    || case
+      when single is not null then
+        format(' where t.%I = %L', case kind when 'bot' then 'bot_status' else 'status' end, single)
+      when kind = 'bot' then ' where t.bot_status in (''pending'', ''starting'', ''running'')'
+      when kind = 'handler' then ' where t.status not in (''active'', ''committed'')'
+      else ' where true'
+    end
+    || case when f.everyone then '' else format(' and t.owner_id = %L::uuid', f.reader) end
+    || case when f.since is null then '' else format(' and %s >= %L::timestamptz', private.run_time_column(kind), f.since) end
+    || case when f.until is null then '' else format(' and %s < %L::timestamptz', private.run_time_column(kind), f.until) end;
 end;
 $$;
-comment on function private.run_condition is 'The part of a filter that an index of the kind answers, for one state.';
+comment on function private.run_scan is
+  'The query for the runs of a part (created_at, id, state, owner_id, ended_at, code, stage, name) that an index answers: whose they are, and from when. More conditions may follow.';
 
-create function private.run_test(f private.run_filter)
+create function private.run_test(f private.run_filter, states text[], all_states text[])
 returns text
 language plpgsql
 stable
@@ -200,6 +240,7 @@ set search_path = ''
 as $$
 begin
   return nullif(concat(
+    case when cardinality(states) < cardinality(all_states) then format(' and s.state = any (%L::text[])', states) end,
     case when f.code is not null then format(' and s.code = %L', f.code) end,
     case when f.stage is not null then format(' and s.stage = %L', f.stage) end,
     case when f.ended_since is not null then format(' and s.ended_at >= %L::timestamptz', f.ended_since) end,
@@ -208,7 +249,7 @@ begin
   ), '');
 end;
 $$;
-comment on function private.run_test is 'The part of a filter that no index answers; null for nothing.';
+comment on function private.run_test is 'What of a filter no index answers, for a part whose states are all_states; null for nothing.';
 
 create function private.runs_by_id(f private.run_filter, max_rows int)
 returns uuid[]
@@ -217,12 +258,12 @@ stable
 set search_path = ''
 as $$
 declare
-  -- Last characters are in no index: they are looked for among so many of each state.
+  -- Last characters are in no index: they are looked for among so many of each part.
   scan_limit constant int := 10000;
   word text := lower(f.search);
+  all_of private.run_filter := f;
   least_id uuid;
   last_id uuid;
-  kind text;
   branch record;
   hits uuid[];
   ids uuid[] := '{}';
@@ -233,33 +274,30 @@ begin
   begin
     least_id := word || substr('00000000-0000-0000-0000-000000000000', length(word) + 1);
     last_id := word || substr('ffffffff-ffff-ffff-ffff-ffffffffffff', length(word) + 1);
-    foreach kind in array f.kinds loop
-      execute format('select array(select b.id from (%s and %s between $1 and $2%s limit $3) b)', private.run_scan(kind),
-        private.run_id_column(kind), case when not f.everyone then format(' and t.owner_id = %L::uuid', f.reader) end)
-      into hits using least_id, last_id, max_rows;
-      ids := ids || hits;
-    end loop;
   exception when invalid_text_representation then
-    null;
+    least_id := null;
   end;
-  if length(word) < 36 then
-    for branch in select s.kind, s.state from private.run_states() s where s.kind = any (f.kinds) loop
-      execute format($q$
-          select array(
-            select b.id from (%s%s order by created_at desc, id desc limit %s) b where right(b.id::text, %s) = $1 limit $2)
-        $q$, private.run_scan(branch.kind),
-        private.run_condition(branch.kind,
-          row(f.kinds, null, false, null, null, null, null, null, null, f.everyone, f.reader)::private.run_filter, branch.state),
-        scan_limit, length(word))
-      into hits using word, max_rows;
-      ids := ids || hits;
-    end loop;
-  end if;
+  all_of.states := null;
+  all_of.code := null;
+  all_of.stage := null;
+  all_of.since := null;
+  all_of.until := null;
+  all_of.ended_since := null;
+  for branch in select p.kind, p.part from private.run_parts(all_of) p loop
+    execute format($q$
+        select array(select b.id from (%1$s and %2$s between $1 and $2 limit $3) b)
+          || case when length($4) < 36 then array(
+            select b.id from (%1$s order by created_at desc, id desc limit %3$s) b
+            where right(b.id::text, length($4)) = $4 limit $3) end
+      $q$, private.run_scan(branch.kind, branch.part, all_of), private.run_id_column(branch.kind), scan_limit)
+    into hits using least_id, last_id, max_rows, word;
+    ids := ids || hits;
+  end loop;
   return case when ids <> '{}' then ids[1:max_rows] end;
 end;
 $$;
 comment on function private.runs_by_id is
-  'The ids that are, or begin or end with, the at least 6 characters that are searched for; null for none. Ends are found among the newest 10,000 of each state.';
+  'The ids that are, or begin or end with, the at least 6 characters that are searched for; null for none. Ends are found among the newest 10,000 of each part.';
 
 create function private.run_matches(run jsonb, f private.run_filter)
 returns boolean
@@ -353,19 +391,20 @@ begin
     f.since := null;
     f.until := null;
   end if;
-  test := private.run_test(f);
 
-  for branch in select b.kind, b.state from private.run_branches(f) b loop
+  for branch in select p.* from private.run_parts(f) p loop
+    test := private.run_test(f, branch.states, branch.all_states);
     execute format($q$
-        with scanned as materialized (%s%s%s%s order by created_at desc, id desc limit %s)
+        with scanned as materialized (%s%s%s order by created_at desc, id desc limit %s)
         select array_agg(h.id) as ids, array_agg(h.created_at) as times,
           (select count(*) from scanned) as n,
           (select array_agg(l.created_at) from (select s.created_at from scanned s order by s.created_at, s.id limit 1) l) as last_at,
           (select array_agg(l.id) from (select s.id from scanned s order by s.created_at, s.id limit 1) l) as last_id
         from (select s.id, s.created_at from scanned s where true%s order by s.created_at desc, s.id desc limit %s) h
       $q$,
-      private.run_scan(branch.kind), private.run_condition(branch.kind, f, branch.state),
-      case when before_id is not null then format(' and (t.created_at, %s) < ($1, $2)', private.run_id_column(branch.kind)) end,
+      private.run_scan(branch.kind, branch.part, f),
+      case when before_id is not null then
+        format(' and (%s, %s) < ($1, $2)', private.run_time_column(branch.kind), private.run_id_column(branch.kind)) end,
       case when named is not null then format(' and %s = any ($3)', private.run_id_column(branch.kind)) end,
       case when test is null then max_rows + 1 else scan_limit end, test, max_rows + 1)
     into scanned using before_created, place_id, named;
@@ -418,7 +457,18 @@ begin
     select 'bot', t.bot_id from public.workflow_threads t
     where t.bot_id = subject_runs.subject_id and t.bot_status is not null
     union all
-    select 'flow', e.id from public.flow_executions e where e.id = subject_runs.subject_id;
+    select 'flow', e.id from public.flow_executions e where e.id = subject_runs.subject_id
+    union all
+    select 'workflow', w.id from public.workflows w where w.id = subject_runs.subject_id
+    union all
+    select r.kind, r.id from public.handler_runs h, lateral (values ('handler', h.id), ('workflow', h.workflow_id)) r (kind, id)
+    where h.id = subject_runs.subject_id
+    union all
+    select 'workflow', s.workflow_id from public.script_runs s where s.id = subject_runs.subject_id
+    union all
+    select r.kind, r.id
+    from public.workflow_mutations m, lateral (values ('handler', m.run_id), ('workflow', m.workflow_id)) r (kind, id)
+    where m.id = subject_runs.subject_id;
 end;
 $$;
 comment on function private.subject_runs is
@@ -463,16 +513,18 @@ comment on function public.runs_get is
 
 revoke execute on function
   private.run_states(), private.filter_words(jsonb, text, text[]), private.filter_time(jsonb, text),
-  private.read_run_filter(jsonb), private.run_branches(private.run_filter), private.run_scan(text), private.run_id_column(text),
-  private.run_condition(text, private.run_filter, text), private.run_test(private.run_filter),
+  private.read_run_filter(jsonb), private.run_parts(private.run_filter), private.run_id_column(text),
+  private.run_time_column(text), private.run_scan(text, text, private.run_filter),
+  private.run_test(private.run_filter, text[], text[]),
   private.runs_by_id(private.run_filter, int), private.run_matches(jsonb, private.run_filter),
   private.named_runs(private.run_filter, int), private.subject_runs(uuid),
   public.runs_list(jsonb, timestamptz, text, int), public.runs_get(text[], jsonb)
 from public, anon, authenticated;
 grant execute on function
   private.run_states(), private.filter_words(jsonb, text, text[]), private.filter_time(jsonb, text),
-  private.read_run_filter(jsonb), private.run_branches(private.run_filter), private.run_scan(text), private.run_id_column(text),
-  private.run_condition(text, private.run_filter, text), private.run_test(private.run_filter),
+  private.read_run_filter(jsonb), private.run_parts(private.run_filter), private.run_id_column(text),
+  private.run_time_column(text), private.run_scan(text, text, private.run_filter),
+  private.run_test(private.run_filter, text[], text[]),
   private.runs_by_id(private.run_filter, int), private.run_matches(jsonb, private.run_filter),
   private.named_runs(private.run_filter, int), private.subject_runs(uuid),
   public.runs_list(jsonb, timestamptz, text, int), public.runs_get(text[], jsonb)

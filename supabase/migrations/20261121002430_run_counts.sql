@@ -1,25 +1,41 @@
 -- How many runs there are of what, counted to 10,000 and no further.
 
-create function private.count_runs(f private.run_filter, kind text, state text, named uuid[], count_limit int, out n int, out exact boolean)
+create function private.count_failures(f private.run_filter, named uuid[], count_limit int, out n int, out exact boolean)
 language plpgsql
 stable
 set search_path = ''
 as $$
 declare
-  test text := private.run_test(f);
+  branch record;
   scanned int;
+  passed int;
 begin
-  execute format(
-    'with scanned as (%s%s%s limit %s) select count(*), count(*) filter (where true%s) from scanned s',
-    private.run_scan(kind), private.run_condition(kind, f, state),
-    case when named is not null then format(' and %s = any ($1)', private.run_id_column(kind)) end,
-    count_limit + 1, test)
-  into scanned, n using named;
-  exact := scanned <= count_limit;
-  n := least(n, count_limit);
+  n := 0;
+  exact := true;
+  for branch in
+    select s.kind, s.part, array_agg(s.state) filter (where s.failed) as states, array_agg(s.state) as all_states
+    from private.run_states() s
+    where s.kind = any (f.kinds) and s.ended
+    group by s.kind, s.part having bool_or(s.failed)
+  loop
+    -- By the time of the end, from an index of its own: what failed just now may have been asked for long ago.
+    execute format(
+      'with scanned as (%s%s order by ended_at desc limit %s) select count(*), count(*) filter (where true%s) from scanned s',
+      private.run_scan(branch.kind, branch.part, f),
+      case branch.kind
+        when 'bot' then format(' and t.bot_completed_at >= %L::timestamptz', f.ended_since)
+        when 'flow' then format(' and t.completed_at >= %L::timestamptz', f.ended_since)
+        else format(' and t.ended_at >= %L::timestamptz and t.status in (''failed:logic'', ''failed:internal'', ''crashed'')', f.ended_since)
+      end,
+      count_limit + 1,
+      concat(private.run_test(f, branch.states, branch.all_states), case when named is not null then ' and s.id = any ($1)' end))
+    into scanned, passed using named;
+    exact := exact and scanned <= count_limit;
+    n := least(count_limit, n + passed);
+  end loop;
 end;
 $$;
-comment on function private.count_runs is 'How many runs of a kind and state pass a filter, among count_limit at most; exact: there were not more.';
+comment on function private.count_failures is 'How many runs that pass a filter ended badly since its ended_since.';
 
 create function public.runs_counts(filter jsonb default '{}')
 returns jsonb
@@ -32,15 +48,16 @@ declare
   moment timestamptz := lifecycle.now();
   f private.run_filter := private.read_run_filter(filter);
   failed private.run_filter;
+  failures record;
   named uuid[];
   branch record;
-  counted record;
-  counts jsonb := '[]';
-  exact boolean := true;
+  scanned int;
+  by_state jsonb;
+  found jsonb := '{}';
+  inexact text[] := '{}';
   stuck_n int;
-  failed_n int := 0;
-  failed_exact boolean := true;
 begin
+  -- They narrow the list; the counts are what one chooses from.
   f.stuck := false;
   f.states := null;
   named := private.named_runs(f, count_limit);
@@ -49,62 +66,49 @@ begin
     f.since := null;
     f.until := null;
   end if;
+  for branch in select p.* from private.run_parts(f) p loop
+    -- No column is asked for but those of the test: without one the index alone answers.
+    execute format($q$
+        select coalesce(sum(c.scanned), 0), jsonb_object_agg(c.state, c.n)
+        from (
+          select s.state, count(*) as scanned, count(*) filter (where true%s) as n from (%s%s limit %s) s group by s.state
+        ) c
+      $q$,
+      private.run_test(f, branch.states, branch.all_states), private.run_scan(branch.kind, branch.part, f),
+      case when named is not null then format(' and %s = any ($1)', private.run_id_column(branch.kind)) end, count_limit + 1)
+    into scanned, by_state using named;
+    found := found || jsonb_build_object(branch.kind || ' ' || branch.part, coalesce(by_state, '{}'));
+    if scanned > count_limit then
+      inexact := inexact || (branch.kind || ' ' || branch.part);
+    end if;
+  end loop;
+
   failed := f;
   failed.since := null;
   failed.until := null;
   failed.ended_since := moment - interval '1 h';
-  for branch in
-    select s.*, (s.kind, s.state) in (select b.kind, b.state from private.run_branches(f) b) as is_possible
-    from private.run_states() s where s.kind = any (f.kinds)
-  loop
-    if branch.is_possible then
-      counted := private.count_runs(f, branch.kind, branch.state, named, count_limit);
-      exact := exact and counted.exact;
-    end if;
-    counts := counts || jsonb_build_object('kind', branch.kind, 'state', branch.state,
-      'n', case when branch.is_possible then counted.n else 0 end, 'exact', not branch.is_possible or counted.exact);
-    if branch.failed then
-      counted := private.count_failures(failed, branch.kind, branch.state, named, count_limit);
-      failed_n := failed_n + counted.n;
-      failed_exact := failed_exact and counted.exact;
-    end if;
-  end loop;
+  failures := private.count_failures(failed, named, count_limit);
   select count(*) into stuck_n from (
     select from public.stuck_runs r
     where r.kind = any (f.kinds) and (f.everyone or r.owner_id = f.reader) limit count_limit + 1
   ) r;
   return jsonb_build_object(
-    'counts', counts,
+    'counts', (
+      select jsonb_agg(jsonb_build_object(
+        'kind', s.kind, 'state', s.state,
+        'n', least(count_limit, coalesce((found -> (s.kind || ' ' || s.part) ->> s.state)::int, 0)),
+        'exact', s.kind || ' ' || s.part <> all (inexact)))
+      from private.run_states() s where s.kind = any (f.kinds)
+    ),
     'stuck', jsonb_build_object('n', least(stuck_n, count_limit), 'exact', stuck_n <= count_limit),
-    'failed_last_hour', jsonb_build_object('n', least(failed_n, count_limit), 'exact', failed_exact),
+    'failed_last_hour', jsonb_build_object('n', failures.n, 'exact', failures.exact),
     'stuck_rules', (select jsonb_agg(jsonb_build_object('kind', r.kind, 'rule', r.rule, 'words', r.words)) from private.stuck_rules() r),
-    'exact', exact and failed_exact and stuck_n <= count_limit,
+    'exact', inexact = '{}' and failures.exact and stuck_n <= count_limit,
     'as_of', private.exact_stamp(moment));
 end;
 $$;
 comment on function public.runs_counts is
   'How many runs there are of each kind and state: { counts: [{ kind, state, n, exact }], stuck, failed_last_hour, stuck_rules, exact, as_of }. Counted to 10,000 each; exact false: there are more. state and stuck of the filter do not narrow the counts.';
-
-create function private.count_failures(f private.run_filter, kind text, state text, named uuid[], count_limit int, out n int, out exact boolean)
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  scanned int;
-begin
-  -- By the time of the end, from an index of its own: what failed just now may have been asked for long ago.
-  execute format(
-    'with scanned as (%s%s and t.%s >= %L::timestamptz order by ended_at desc limit %s) select count(*), count(*) filter (where true%s) from scanned s',
-    private.run_scan(kind), private.run_condition(kind, f, state),
-    case kind when 'bot' then 'bot_completed_at' else 'completed_at' end, f.ended_since,
-    count_limit + 1, concat(private.run_test(f), case when named is not null then ' and s.id = any ($1)' end))
-  into scanned, n using named;
-  exact := scanned <= count_limit;
-  n := least(n, count_limit);
-end;
-$$;
-comment on function private.count_failures is 'How many runs of a kind ended badly since a time.';
 
 create function public.run_failures(filter jsonb default '{}')
 returns jsonb
@@ -123,19 +127,19 @@ declare
   scanned int;
 begin
   for branch in
-    select s.kind, s.state from private.run_states() s
-    where s.failed and s.kind = any (f.kinds) and (f.states is null or s.state = any (f.states))
+    select p.* from private.run_parts(f) p
+    where exists (select from private.run_states() s where s.kind = p.kind and s.part = p.part and s.has_code)
   loop
     execute format($q$
-        with scanned as materialized (%s%s order by created_at desc, id desc limit %s)
+        with scanned as materialized (%s order by created_at desc, id desc limit %s)
         select (select count(*) from scanned), jsonb_agg(jsonb_build_object(
           'kind', %L, 'stage', g.stage, 'code', g.code, 'n', g.n, 'last_at', private.stamp(g.last_at)))
         from (
-          select s.stage, s.code, count(*) as n, max(s.ended_at) as last_at
+          select s.stage, s.code, count(*) as n, max(coalesce(s.ended_at, s.created_at)) as last_at
           from scanned s where s.code is not null%s group by s.stage, s.code
         ) g
-      $q$, private.run_scan(branch.kind), private.run_condition(branch.kind, f, branch.state), scan_limit + 1,
-      branch.kind, private.run_test(f))
+      $q$, private.run_scan(branch.kind, branch.part, f), scan_limit + 1,
+      branch.kind, private.run_test(f, branch.states, branch.all_states))
     into scanned, found;
     failures := failures || coalesce(found, '[]');
     exact := exact and scanned <= scan_limit;
@@ -151,10 +155,10 @@ comment on function public.run_failures is
   'Failures by kind, stage and code, most first: { failures: [{ kind, stage, code, n, last_at }], exact, as_of }, among the newest 10,000 of each kind that pass the filter.';
 
 revoke execute on function
-  private.count_runs(private.run_filter, text, text, uuid[], int), private.count_failures(private.run_filter, text, text, uuid[], int),
+  private.count_failures(private.run_filter, uuid[], int),
   public.runs_counts(jsonb), public.run_failures(jsonb)
 from public, anon, authenticated;
 grant execute on function
-  private.count_runs(private.run_filter, text, text, uuid[], int), private.count_failures(private.run_filter, text, text, uuid[], int),
+  private.count_failures(private.run_filter, uuid[], int),
   public.runs_counts(jsonb), public.run_failures(jsonb)
 to authenticated, service_role;

@@ -11,6 +11,10 @@ declare
     when 'bot' then 'select t.bot_status::text as state, t.bot_status_updated_at as since, t.owner_id from public.workflow_threads t where t.bot_status in (''pending'', ''starting'', ''running'')'
     when 'meeting' then 'select t.meeting_status::text as state, t.meeting_status_updated_at as since, t.owner_id from public.workflow_threads t where t.bot_status in (''pending'', ''starting'', ''running'') and lifecycle.is_open(t.meeting_status)'
     when 'flow_execution' then 'select t.status::text as state, t.created_at as since, t.owner_id from public.flow_executions t where t.status = ''running'''
+    when 'handler_run' then 'select t.status::text as state, t.started_at as since, t.owner_id from public.handler_runs t where t.status = ''active'''
+    when 'script_run' then 'select t.status::text as state, t.started_at as since, t.owner_id from public.script_runs t where t.status = ''running'''
+    when 'workflow' then 'select t.status::text as state, t.status_updated_at as since, t.owner_id from public.workflows t where true'
+    when 'mutation' then 'select t.status::text as state, t.created_at as since, t.owner_id from public.workflow_mutations t where t.status in (''in_flight'', ''needs_reconcile'', ''indeterminate'')'
   end;
 begin
   if place is null then
@@ -205,6 +209,9 @@ begin
         select n.id from public.flow_executions n where n.retry_of = e.id order by n.created_at desc limit 1)
     into retry_of, retried_by
     from public.flow_executions e where e.id = run_repeats.id;
+  elsif kind = 'handler' then
+    select h.retry_of, (select n.id from public.handler_runs n where n.retry_of = h.id) into retry_of, retried_by
+    from public.handler_runs h where h.id = run_repeats.id;
   end if;
   return jsonb_build_object('retry_of', retry_of, 'retried_by', retried_by);
 end;

@@ -545,6 +545,25 @@ describe('a run that is open', () => {
     live.stop()
   })
 
+  test('has failed as often as it was asked for in vain, however often it is asked for', async () => {
+    runs.put('a')
+    const live = await started({ with_list: false, reconcile_ms: { hearing: 200, deaf: 200 } })
+    live.openRun('a')
+    await clock.advance(100)
+    runs.latency_ms = 150
+    runs.failing.set('get', no_answer)
+    const failures: number[] = []
+    live.subscribe(() => failures.push(live.snapshot().failures))
+    for (let i = 0; i < 60; i++) {
+      runs.ring('bot:a', { subject_id: 'a', event_id: i })
+      await clock.advance(200)
+    }
+    expect(failures).toEqual(failures.toSorted((a, b) => a - b))
+    expect(live.snapshot().failures).toBe(runs.count('get') - 1)
+    expect(runs.count('get')).toBeLessThan(8)
+    live.stop()
+  })
+
   test('shows a pushed progress before it is read', async () => {
     runs.put('a', { kind: 'flow', progress_done: 1, progress_total: 7 })
     const live = await started()

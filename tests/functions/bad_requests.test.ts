@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type PlayedBot, type Project, type Reply, startProject, type User } from '../support/project.ts'
+import { idle_script } from '../support/scripts.ts'
 
 /** Requests for each function; BAD_REQUESTS=10000 is the long form. */
 const numRuns = Number(process.env.BAD_REQUESTS ?? 300)
@@ -216,6 +217,72 @@ test(
     )
     const reads = fc.constantFrom('/flows', '/executions/recent', '/executions/active', `/executions/${id}`)
     const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'include'), value)
+    await fc.assert(
+      fc.asyncProperty(reads, queries, (path, query) => {
+        const text = new URLSearchParams(query).toString()
+        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
+      }),
+      { numRuns },
+    )
+  },
+  limit * 2,
+)
+
+test(
+  'no body makes workflows fail on our side',
+  async () => {
+    const good = {
+      title: 'fuzz',
+      code: idle_script,
+      time_zone: 'UTC',
+      content: 'words',
+      name: 'TOKEN',
+      value: 'x',
+      how: 'applied',
+      result: {},
+    }
+    const create = { title: 'fuzz', code: idle_script }
+    const workflow = (await project.call('/workflows', { method: 'POST', as: user, body: create })).body
+    const own = `/workflows/${workflow.id}`
+    const fields = [...Object.keys(good), 'message', 'comment', 'summary', 'script_id', 'owner_id']
+    const paths = fc.constantFrom(
+      '/workflows',
+      ...[
+        'messages',
+        'script',
+        'activate',
+        'pause',
+        'resume',
+        'archive',
+        'unarchive',
+        'retry',
+        'run',
+        'secrets',
+      ].map((what) => `${own}/${what}`),
+      `${own}/errors/${workflow.id}/acknowledge`,
+      `${own}/errors/1/acknowledge`,
+      `${own}/mutations/${workflow.id}/resolve`,
+      '/workflows/%00/run',
+      '/workflows/a/b/c',
+    )
+    await fc.assert(
+      fc.asyncProperty(paths, spoilt(good, fields), (path, body) =>
+        answers(body, () => project.call(path, { method: 'POST', as: user, body })),
+      ),
+      { numRuns },
+    )
+    const value = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 100 }),
+      fc.base64String({ maxLength: 100 }),
+      fc.constantFrom('\0', '1', '-1', '1e9', 'active', 'MTk3MC0wMS0wMSB4', workflow.id),
+    )
+    const reads = fc.constantFrom(
+      '/workflows',
+      ...['', '/messages', '/runs', '/scripts', `/runs/${workflow.id}`, `/scripts/${workflow.script_id}`].map(
+        (what) => `${own}${what}`,
+      ),
+    )
+    const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'state'), value)
     await fc.assert(
       fc.asyncProperty(reads, queries, (path, query) => {
         const text = new URLSearchParams(query).toString()

@@ -190,6 +190,7 @@ class LiveRuns implements Live {
       row: (row) => this.#take(row, this.#rows.get(row.id)?.matches ?? true),
       answered: () => this.#answered(),
       failed: (error) => this.#noteFailure(error),
+      notBefore: () => this.#not_before,
     })
   }
 
@@ -426,10 +427,12 @@ class LiveRuns implements Live {
     try {
       if (this.#catalog === null) void this.#readCatalog(over.signal)
       const has_more = this.#with_list && (await this.#readList(over.signal, is_reconcile))
-      if (is_reconcile) await this.#open.reconcile()
+      const has_asked = (is_reconcile && (await this.#open.reconcile())) || this.#with_list
       if (this.#over !== over) return
-      this.#errors = { ...this.#errors, changes: null }
-      this.#answered()
+      if (has_asked) {
+        this.#errors = { ...this.#errors, changes: null }
+        this.#answered()
+      }
       if (has_more) this.#hinted_at = this.#clock.now()
       const { hearing, deaf } = this.#reconcile_ms
       this.#reconcile_at = Math.min(

@@ -22,6 +22,8 @@ export interface OpenRunsEvents {
   row(row: RunRow): void
   answered(): void
   failed(error: unknown): void
+  /** After failures: nothing is read before this (ms, same clock). */
+  notBefore(): number
 }
 
 /** One run is read at most this often (ms). */
@@ -147,12 +149,13 @@ export class OpenRuns {
   }
 
   /**
-   * Reads what has not ended, in one request, and in full where that shows a change.
+   * Reads what has not ended, in one request, and in full where that shows a change. Answers whether there was anything
+   * to ask for.
    * @throws what the source throws.
    */
-  async reconcile(): Promise<void> {
+  async reconcile(): Promise<boolean> {
     const signal = this.#signal
-    if (!signal) return
+    if (!signal) return false
     const due = [...this.#entries.values()].filter(
       ({ run, is_due, is_reading }) =>
         !is_reading && run.error?.status !== 404 && (is_due || run.row === null || !hasEnded(run.row)),
@@ -169,6 +172,7 @@ export class OpenRuns {
           await this.#readRest(entry, row, signal)
       }
     }
+    return due.length > 0
   }
 
   #listen(entry: Entry): void {
@@ -213,7 +217,8 @@ export class OpenRuns {
   #ask(entry: Entry): void {
     if (!this.#signal || this.#is_hidden || entry.is_reading) return
     entry.cancel()
-    const wait_ms = Math.max(0, entry.read_at + SPACING_MS - this.#clock.now())
+    const at = Math.max(entry.read_at + SPACING_MS, this.#on.notBefore())
+    const wait_ms = Math.max(0, at - this.#clock.now())
     entry.cancel = this.#clock.after(wait_ms, () => void this.#read(entry))
   }
 

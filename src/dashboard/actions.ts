@@ -1,0 +1,143 @@
+import type { RunRow } from '../client/live/run.ts'
+import type { DashboardSource } from './desk.ts'
+import { type Tone, toneOf } from './vocabulary.ts'
+
+/** Something that can be done with a run, in the words of its button and dialog. */
+export interface Action {
+  name: string
+  button: string
+  title: string
+  /** What it does, for the dialog. */
+  words: string
+  /** The button that leaves everything as it is. */
+  keep: string
+  /** What the toast says. */
+  done: string
+  is_dangerous: boolean
+}
+
+function action(name: string, button: string, words: string, more: Partial<Action> = {}): Action {
+  return {
+    name,
+    button,
+    title: `${button} this run?`,
+    words,
+    keep: 'Cancel',
+    done: 'Done.',
+    is_dangerous: false,
+    ...more,
+  }
+}
+
+const of_bots: Action[] = [
+  action('stop', 'Stop', 'The bot leaves its meeting. What it heard until then is kept and processed.', {
+    title: 'Stop this bot?',
+    keep: 'Keep running',
+    done: 'The bot was told to leave.',
+    is_dangerous: true,
+  }),
+  action(
+    'retry',
+    'Retry',
+    'A new bot joins the same meeting with the same settings. This run stays as it is.',
+    {
+      title: 'Retry this bot?',
+      done: 'A new bot is on its way.',
+    },
+  ),
+]
+
+const of_flows: Action[] = [
+  action('cancel', 'Stop', 'No further prompt is asked. The answers so far are kept.', {
+    title: 'Stop this flow?',
+    keep: 'Keep running',
+    done: 'The flow was stopped.',
+    is_dangerous: true,
+  }),
+  action('retry', 'Retry', 'A new run begins at the prompt that failed, with the earlier answers.', {
+    title: 'Retry this flow?',
+    done: 'A new run has begun.',
+  }),
+]
+
+const of_workflows: Action[] = [
+  action('retry', 'Retry', 'Its error is cleared and everything that waits is due now.', {
+    title: 'Retry this workflow?',
+    done: 'The workflow goes on.',
+  }),
+  action('pause', 'Pause', 'Nothing of it runs until it is resumed.', {
+    title: 'Pause this workflow?',
+    keep: 'Keep running',
+    done: 'The workflow is paused.',
+    is_dangerous: true,
+  }),
+  action('resume', 'Resume', 'It runs on its schedule again.', {
+    title: 'Resume this workflow?',
+    done: 'The workflow runs again.',
+  }),
+  action('activate', 'Activate', 'Its newest script runs on its schedule from now on.', {
+    title: 'Activate this workflow?',
+    done: 'The workflow is active.',
+  }),
+  action('test', 'Run now', 'It runs once now. Its side effects are real.', {
+    title: 'Run this workflow now?',
+    done: 'It is due now.',
+  }),
+]
+
+const known: Record<RunRow['kind'], Action[]> = {
+  bot: of_bots,
+  flow: of_flows,
+  workflow: of_workflows,
+  handler: [],
+}
+
+/** What was refused with 403 in this tab: not offered again. */
+const refused = new Set<string>()
+
+export function neverAgain(row: RunRow, name: string): void {
+  refused.add(`${row.kind}:${name}`)
+}
+
+/** What may be done with a run, by the server's word; nothing in a state that nobody knows. */
+export function actionsOf(row: RunRow, tone: Tone = toneOf(row, null)): Action[] {
+  if (tone === 'unknown') return []
+  return known[row.kind].filter(
+    ({ name }) => row.allowed_actions.includes(name) && !refused.has(`${row.kind}:${name}`),
+  )
+}
+
+/** An idempotency key. Browsers have randomUUID() on https alone, and this also on plain http. */
+export function newKey(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
+    byte.toString(16).padStart(2, '0'),
+  ).join('')
+}
+
+/**
+ * Does it. The same key makes a repeated request the same one. Answers the id of a run that began with it.
+ * @throws RollcallError
+ */
+export async function perform(
+  source: DashboardSource,
+  row: RunRow,
+  { name }: Action,
+  idempotency_key: string,
+): Promise<string | null> {
+  const headers = { 'idempotency-key': idempotency_key }
+  if (row.kind === 'bot' && name === 'stop') {
+    await source.call('stop', { body: { bot_id: row.id }, headers })
+    return null
+  }
+  if (row.kind === 'bot') {
+    const bot = await source.call<{ bot_id: string }>('join', { body: { retry_of: row.id }, headers })
+    return bot.bot_id
+  }
+  if (row.kind === 'flow') {
+    const body = name === 'retry' ? { from: 'failed_prompt' } : {}
+    const run = await source.call<{ id: string }>(`executions/${row.id}/${name}`, { body, headers })
+    return name === 'retry' ? run.id : null
+  }
+  await source.call(`workflows/${row.id}/${name === 'test' ? 'run' : name}`, { body: {}, headers })
+  return null
+}
