@@ -127,6 +127,7 @@ declare
   is_hinted boolean;
   is_queued boolean;
   event public.status_events;
+  pushed jsonb;
 begin
   -- One statement writes the event and looks up all that follows from it: each further one would cost as much again.
   insert into public.status_events as e (
@@ -161,13 +162,23 @@ begin
     if progress is not null then
       is_pushed := realtime.send(progress, 'progress', topic, true) is not null;
     end if;
-    is_pushed := realtime.send(
-      jsonb_build_object(
-        'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
-        'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
-      ) || shown,
-      'status_changed', topic, true
-    ) is not null;
+    pushed := jsonb_build_object(
+      'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
+      'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
+    ) || shown;
+    -- Pushes stay small: with source they tell the event whole, without it the rest is in the history.
+    if because is null and num_nonnulls(error_stage, error_message) = 0 then
+      pushed := pushed || jsonb_build_object('source', record.source);
+    elsif coalesce(because -> 'details', 'null') = 'null'
+      and coalesce(octet_length(because ->> 'reason'), 0) + coalesce(octet_length(error_message), 0) <= 300
+    then
+      pushed := pushed || jsonb_strip_nulls(jsonb_build_object(
+        'source', coalesce(because ->> 'source', record.source::text), 'reason', because -> 'reason',
+        'error_stage', error_stage, 'error_message', error_message,
+        'implied', nullif(because -> 'implied' ? machine, false), 'occurred_at', because -> 'occurred_at'
+      ));
+    end if;
+    is_pushed := realtime.send(pushed, 'status_changed', topic, true) is not null;
     if is_hinted then
       perform lifecycle.hint_owner(owner_id);
     end if;

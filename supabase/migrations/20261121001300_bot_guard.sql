@@ -191,7 +191,8 @@ begin
   shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
   -- The meeting first: whoever watches a bot is done at the end of the machine bot.
   if new.meeting_status is distinct from meeting_from then
-    event_id := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq, new.version,
+    event_id := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
+      new.version - (new.bot_status is distinct from bot_from)::int,
       meeting_from::text, new.meeting_status::text, stamp, topic,
       new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;

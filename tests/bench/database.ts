@@ -50,6 +50,19 @@ export async function startBenchCluster(): Promise<BenchCluster> {
   await setup.end()
   const raw = postgres(cluster.url('postgres'), { max: 1, onnotice: () => {} })
   await raw.unsafe(readFileSync(join(import.meta.dirname, 'raw.sql'), 'utf8'))
+  // raw.advance() for a step that has a result, which it keeps in the history.
+  await raw.unsafe(`
+    create function raw.store(run_id bigint, to_status text, detail jsonb) returns int language plpgsql as $$
+    declare
+      new_version int;
+    begin
+      update raw.run r set status = store.to_status, version = r.version + 1, updated_at = now()
+        where r.id = store.run_id returning r.version into new_version;
+      insert into raw.history (run_id, to_status, version, detail)
+        values (store.run_id, store.to_status, new_version, store.detail);
+      return new_version;
+    end;
+    $$`)
   await raw.end()
   let made = 0
   const create = async (template: string): Promise<BenchDatabase> => {

@@ -106,7 +106,8 @@ async function compare(what: string, small: BenchDatabase, large: BenchDatabase,
 
 async function explain(sql: postgres.Sql, statement: string): Promise<Plan> {
   const [row] = await sql.unsafe(`explain (analyze, buffers, format json) ${statement}`)
-  return (row?.['QUERY PLAN'] as Plan[])[0] as Plan
+  const plans = (row?.['QUERY PLAN'] ?? []) as Plan[]
+  return plans[0] as Plan
 }
 
 async function finishedExecutions({ superuser }: BenchDatabase, n: number): Promise<void> {

@@ -42,11 +42,11 @@ const named = (n: number) => `${n} ${n === 1 ? 'client' : 'clients'}`
 async function movedTasks(database: BenchDatabase): Promise<(client: number) => Promise<unknown>> {
   const clients = await Promise.all(
     Array.from({ length: 8 }, async () => {
-      const id = randomUUID()
       const [workflow] = await database.sql`
         select public.create_workflow(${randomUUID()}::uuid, message => 'Write a script.') ->> 'id' as id`
-      await database.sql`update public.workflow_tasks set id = ${id} where workflow_id = ${workflow?.id}`
-      return { sql: database.client(), id }
+      const [task] = await database.sql`
+        select id from public.workflow_tasks where workflow_id = ${workflow?.id}`
+      return { sql: database.client(), id: task?.id }
     }),
   )
   return (n) => {

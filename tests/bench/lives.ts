@@ -89,14 +89,15 @@ export async function lives(cluster: BenchCluster): Promise<Row[]> {
   return rows
 }
 
-/** create_run and so many advances, a transaction each. */
+/** create_run and so many advances, a transaction each; all but the first and the last store the text. */
 export async function rawLife(sql: postgres.Sql, advances: number, text?: string): Promise<void> {
   const [run] = await sql`select raw.create_run() as id`
   for (let i = 0; i < advances; i++) {
-    await sql`select raw.advance(${run?.id}, ${i === advances - 1 ? 'completed' : `p${i}`})`
-    // The text that the neighbour stores with a step.
-    if (text !== undefined && i > 0 && i < advances - 1) {
-      await sql`update raw.run set payload = ${{ text } as never} where id = ${run?.id}`
+    const is_step = i > 0 && i < advances - 1
+    if (text !== undefined && is_step) {
+      await sql`select raw.store(${run?.id}, ${`p${i}`}, ${{ text } as never})`
+    } else {
+      await sql`select raw.advance(${run?.id}, ${i === advances - 1 ? 'completed' : `p${i}`})`
     }
   }
 }
