@@ -57,6 +57,8 @@ const one_file: Plugin = {
  */
 const unused: [file: RegExp, instead: string][] = [
   [/phoenix\/(?:longpoll|presence)\.js$/, 'export default class {}'],
+  // Realtime brings a serializer of its own.
+  [/phoenix\/serializer\.js$/, 'export default { encode() {}, decode() {} }'],
   [
     /RealtimePresence\.js$/,
     'export const REALTIME_PRESENCE_LISTEN_EVENTS = {}; export default class { state = {} }',
@@ -100,7 +102,9 @@ export default defineConfig({
       '@supabase/phoenix': join(root, 'node_modules/@supabase/phoenix/assets/js/phoenix/index.js'),
     },
   },
-  oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
+  // As it is published, whatever NODE_ENV says where it is built.
+  define: { 'process.env.NODE_ENV': '"production"' },
+  oxc: { jsx: { runtime: 'automatic', importSource: 'preact', development: false } },
   plugins: [without_unused, one_file],
   build: {
     outDir: join(root, 'dist', 'dashboard'),

@@ -1985,6 +1985,7 @@ export type Database = {
           native_meeting_id?: string
           owner_id?: string
           platform?: string
+          reason?: string
         }
         Returns: Json
       }

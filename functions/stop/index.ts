@@ -20,7 +20,8 @@ const meeting = endpoint(
 /** One bot leaves its meeting. */
 const bot = endpoint(
   { method: 'POST', auth: ['user', 'secret'], input: StopRequest },
-  async ({ bot_id, owner_id }, context) => stop(context, { ...actingOn(context.caller, owner_id), bot_id }),
+  async ({ bot_id, owner_id, reason }, context) =>
+    stop(context, { ...actingOn(context.caller, owner_id), bot_id, reason }),
 )
 
 export default endpoints(meeting, bot)

@@ -52,8 +52,11 @@ export interface Bots {
   get(bot_id: string, options?: GetOptions): Promise<Bot>
   /** Newest first. */
   list(options?: ListOptions): Promise<BotList>
-  /** Asks the bot to leave; its end is a change like any other. */
-  stop(bot_id: string, options?: CallOptions): Promise<StopResponse>
+  /**
+   * Asks the bot to leave; its end is a change like any other. `reason`: what its history says of why, at most 500
+   * characters.
+   */
+  stop(bot_id: string, options?: CallOptions & { reason?: string }): Promise<StopResponse>
   /**
    * Every transition of the bot and of its meeting exactly once and in order, from the first one on; it ends after
    * the one that ends the bot.
@@ -151,8 +154,8 @@ export function createBots(supabase: SupabaseClient, owner_id: string | undefine
     get,
     list: ({ signal, ...filters } = {}) =>
       callFunction<BotList>(supabase, 'status', { method: 'GET', query: { ...filters, ...owner }, signal }),
-    stop: (bot_id, { signal } = {}) =>
-      callFunction<StopResponse>(supabase, 'stop', { body: { bot_id, ...owner }, signal }),
+    stop: (bot_id, { reason, signal } = {}) =>
+      callFunction<StopResponse>(supabase, 'stop', { body: { bot_id, reason, ...owner }, signal }),
     watch,
     wait,
   }

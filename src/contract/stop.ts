@@ -10,8 +10,12 @@ export type StopPath = z.infer<typeof StopPath>
 export const StopQuery = z.object({ owner_id: z.guid().optional() })
 export type StopQuery = z.infer<typeof StopQuery>
 
-/** The body of `POST /functions/v1/stop`: one bot. */
-export const StopRequest = z.object({ bot_id: z.guid(), owner_id: z.guid().optional() })
+/** The body of `POST /functions/v1/stop`: one bot, and what its history says of why. */
+export const StopRequest = z.object({
+  bot_id: z.guid(),
+  owner_id: z.guid().optional(),
+  reason: z.string().max(500).optional(),
+})
 export type StopRequest = z.infer<typeof StopRequest>
 
 /** The 202 of stop: what was done, and the bots as they are now. */

@@ -32,6 +32,11 @@ export interface HandlerDetail {
   events: { topic: string; message_id: string; status: string }[]
 }
 
+/** The whole name; that of the row is cut. */
+export function nameOf(row: RunRow, detail: Json | null): string {
+  return text(detail?.title) ?? text(detail?.bot_name) ?? text(detail?.flow_name) ?? row.name
+}
+
 /** Why a run failed, with what its code means; null if it did not. */
 export function failureOf(row: RunRow, detail: Json | null, catalog: Catalog | null): Failure | null {
   if (row.error_code === null && row.error_message === null) return null

@@ -91,13 +91,11 @@ export interface ProgressView {
   words: string
 }
 
-/** Null where there is nothing to count. */
-export function progress(run: {
-  progress_done: number | null
-  progress_total: number | null
-  finished_at: string | null
-  error_code: string | null
-}): ProgressView | null {
+/** Null where there is nothing to count. `has_failed`: it ended badly, at the step behind those that are done. */
+export function progress(
+  run: { progress_done: number | null; progress_total: number | null },
+  has_failed = false,
+): ProgressView | null {
   const { progress_total: total } = run
   if (run.progress_done === null && total === null) return null
   const raw = Math.max(0, run.progress_done ?? 0)
@@ -105,7 +103,6 @@ export function progress(run: {
     return { part: null, text: `${raw}/?`, words: `${plural(raw, 'step')} done, of how many is not known` }
   if (total <= 0) return { part: 0, text: 'no steps', words: 'no steps' }
   const done = Math.min(raw, total)
-  const has_failed = run.finished_at !== null && run.error_code !== null
   const text = has_failed && done < total ? `failed at step ${done + 1} of ${total}` : `${done}/${total}`
   return {
     part: done / total,

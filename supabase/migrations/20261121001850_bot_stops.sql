@@ -2,7 +2,7 @@
 
 create function public.stop_bot(
   owner_id uuid default null, bot_id uuid default null, platform text default null, native_meeting_id text default null,
-  delay_s int default 30, actor uuid default null
+  delay_s int default 30, actor uuid default null, reason text default null
 )
 returns jsonb
 language plpgsql
@@ -48,7 +48,7 @@ begin
       set stop_requested_at = moment, stop_reason = 'stopped', stop_delay = make_interval(secs => delay_s)
       where t.workflow_thread_id = thread.workflow_thread_id
       returning * into thread;
-      perform lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
+      perform lifecycle.because('user', left(nullif(btrim(stop_bot.reason), ''), 500), case when actor is not null then jsonb_build_object('actor', actor) end);
       if (thread.meeting_status = 'requested' and thread.container_id is null)
         or (thread.joined_at is null and moment < thread.created_at + fast_path)
       then
@@ -82,7 +82,7 @@ begin
 end;
 $$;
 comment on function public.stop_bot is
-  'Stops a bot, or all bots of an owner in a meeting. Returns { message, bots, machines: [{ bot_id, container_id, action: stop | destroy }] }: the caller does with the machines what it says. { ok: false, code: bot_not_found }. delay_s: how long the bots may take to leave.';
+  'Stops a bot, or all bots of an owner in a meeting. Returns { message, bots, machines: [{ bot_id, container_id, action: stop | destroy }] }: the caller does with the machines what it says. { ok: false, code: bot_not_found }. delay_s: how long the bots may take to leave. reason: what the history says of it, at most 500 characters.';
 
-revoke execute on function public.stop_bot(uuid, uuid, text, text, int, uuid) from public, anon, authenticated;
-grant execute on function public.stop_bot(uuid, uuid, text, text, int, uuid) to service_role;
+revoke execute on function public.stop_bot(uuid, uuid, text, text, int, uuid, text) from public, anon, authenticated;
+grant execute on function public.stop_bot(uuid, uuid, text, text, int, uuid, text) to service_role;

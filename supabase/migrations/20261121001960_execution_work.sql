@@ -296,6 +296,9 @@ begin
   elsif prompt_index is distinct from execution.current_prompt_index then
     return jsonb_build_object('ok', false, 'code', 'wrong_prompt_index',
       'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts);
+  elsif prompt_result ->> 'response' is not null then
+    -- The result before it was stored while this call waited for the lock. It holds it now: the update above finds the row.
+    return public.update_execution_progress(id, prompt_index, prompt_result, lease_token);
   end if;
 
   -- An error: kept beside the prompt, which is still the current one.

@@ -266,11 +266,41 @@ end;
 $$;
 comment on function private.release_events is 'Gives the reserved events of a run back, each with one more attempt_number, and its consumer work.';
 
+create function private.cut_logs(logs jsonb)
+returns jsonb
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+  if logs is null or octet_length(logs::text) <= 65536 then
+    return logs;
+  elsif jsonb_typeof(logs) <> 'array' then
+    return lifecycle.cut(logs, 65536);
+  end if;
+  -- The end of it tells what went wrong.
+  return (
+    select jsonb_build_array(jsonb_build_object(
+        'at', min(k.line ->> 'at'), 'level', 'warn', 'text', 'The lines before this one are left out.')) || jsonb_agg(k.line order by k.position)
+    from (
+      select c.position, c.line, sum(octet_length(c.line::text) + 2) over (order by c.position desc) as bytes
+      from (
+        select l.position, case when octet_length(l.line::text) <= 8192 then l.line
+          else jsonb_build_object('at', l.line -> 'at', 'level', l.line -> 'level', 'text', left(l.line ->> 'text', 1000)) end as line
+        from jsonb_array_elements(logs) with ordinality l (line, position)
+      ) c
+    ) k
+    where k.bytes <= 65000
+  );
+end;
+$$;
+comment on function private.cut_logs is 'Logs [{ at, level, text }] of at most 64 KB: the newest lines, and long ones cut.';
+
 revoke execute on function
   private.lock_workflow(uuid, uuid), private.has_unresolved_mutation(uuid),
   private.say(uuid, public.workflow_message_role, public.workflow_message_type, text, jsonb),
   private.notify_workflow(uuid, public.workflow_notification_type, jsonb),
   private.set_workflow_error(uuid, text, text, public.workflow_stage, uuid, public.workflow_notification_type),
   private.clear_workflow_error(uuid), private.workflow_due_at(public.workflows), private.refresh_due(uuid),
-  private.sync_handlers(uuid, jsonb, boolean), private.wake_consumers(uuid), private.release_events(uuid)
+  private.sync_handlers(uuid, jsonb, boolean), private.wake_consumers(uuid), private.release_events(uuid), private.cut_logs(jsonb)
 from public, anon, authenticated, service_role;

@@ -349,12 +349,14 @@ begin
   where s.id = renew_session.session_id and s.lease_token = renew_session.lease_token and s.status = 'running'
     and s.lease_owner is not null;
   if not found then
+    -- PT404 for what is no session.
+    perform private.hold_session(session_id, lease_token);
     perform lifecycle.refuse(409, 'stale_lease', 'Another worker has the session, or it has ended: claim one again.');
   end if;
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'lease_expires_at', expires);
 end;
 $$;
-comment on function public.renew_session is 'Renews the lease of a session; PT409 stale_lease.';
+comment on function public.renew_session is 'Renews the lease of a session; PT404 session_not_found, PT409 stale_lease.';
 
 create function public.yield_session(session_id uuid, lease_token uuid)
 returns jsonb

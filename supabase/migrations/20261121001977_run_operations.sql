@@ -359,7 +359,7 @@ begin
   update public.handler_runs r
   set phase = 'committed', status = 'committed', state_after = coalesce(commit_run.state, r.state_before),
     publications = commit_run.publications, cost_microusd = r.cost_microusd + coalesce(cost, 0),
-    logs = lifecycle.cut(commit_run.logs, 65536)
+    logs = private.cut_logs(commit_run.logs)
   where r.id = run.id;
   update public.script_runs s
   set handler_run_count = s.handler_run_count + 1, cost_microusd = s.cost_microusd + coalesce(cost, 0)

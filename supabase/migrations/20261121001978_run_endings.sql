@@ -67,7 +67,7 @@ begin
 
   update public.handler_runs r
   set status = end_run.status, error = left(sentence, 2000), error_type = coalesce(end_run.error_type, 'unknown'),
-    cost_microusd = r.cost_microusd + coalesce(cost, 0), logs = coalesce(lifecycle.cut(end_run.logs, 65536), r.logs),
+    cost_microusd = r.cost_microusd + coalesce(cost, 0), logs = coalesce(private.cut_logs(end_run.logs), r.logs),
     details = lifecycle.cut(end_run.details, 65536)
   where r.id = run.id;
   update public.script_runs s

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import type { Browser, Page, WebSocketRoute } from 'playwright-core'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { dashboardFor } from '../../src/contract/dashboard.ts'
 import { built_page, launchBrowser, publishedPage, watchComplaints } from '../support/dashboard.ts'
 
@@ -66,6 +66,16 @@ beforeEach(async () => {
         exact: true,
         as_of,
       },
+      run_timeline: {
+        id: row().id,
+        kind: 'bot',
+        transitions: [],
+        omitted: 0,
+        rejections: [],
+        retry_of: null,
+        retried_by: null,
+        as_of,
+      },
       runs_list: { items: [row()], next: null, as_of },
       runs_get: { items: [row()], matches: [row().id], as_of },
     }
@@ -90,6 +100,8 @@ beforeEach(async () => {
     })
   })
 })
+
+afterEach(() => page.context().close())
 
 function row() {
   const at = '2026-11-21T00:00:00.000000Z'

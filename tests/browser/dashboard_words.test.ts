@@ -39,11 +39,12 @@ test('a text is cut between its characters', () => {
 })
 
 test('progress without a total, or with nothing to count, is told apart', () => {
-  const run = { progress_done: null, progress_total: null, finished_at: null, error_code: null }
+  const run = { progress_done: null, progress_total: null }
   expect(progress(run)).toBeNull()
   expect(progress({ ...run, progress_done: 2 })?.part).toBeNull()
   expect(progress({ ...run, progress_done: 9, progress_total: 7 })?.part).toBe(1)
   expect(progress({ ...run, progress_done: -1, progress_total: 7 })?.text).toBe('0/7')
+  expect(progress({ progress_done: 3, progress_total: 7 }, true)?.text).toBe('failed at step 4 of 7')
 })
 
 test('every part of a view survives the address', () => {

@@ -404,3 +404,22 @@ test('a webhook tells of the end, with the execution as lists show it', async ()
   })
   expect(data.flow_execution).not.toHaveProperty('prompts')
 })
+
+test('a result that is stored while the one before it is being stored moves the execution on as well', async () => {
+  await running(clock.sql, ['a', 'b', 'c'])
+  const claimed = await claim()
+  let second: Promise<Record<string, unknown>> | undefined
+  await clock.sql.begin(async (sql) => {
+    await storeResult(sql as never, claimed, 0, { response: 'A' })
+    second = storeResult(database.owner, claimed, 1, { response: 'B' })
+    await expect
+      .poll(
+        () =>
+          database.superuser`
+            select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+      )
+      .toHaveLength(1)
+  })
+  expect(await second).toMatchObject({ ok: true, changed: true, current_prompt_index: 2 })
+  expect(await executionOf(clock.sql, claimed)).toMatchObject({ status: 'running', current_prompt_index: 2 })
+})

@@ -538,12 +538,41 @@ describe('a run', () => {
     ]) {
       await refused(call, 'handler_run_not_found', 'PT404')
     }
-    for (const call of [() => w.create(nothing), () => w.yield(nothing), () => w.finish(nothing)]) {
+    for (const call of [
+      () => w.create(nothing),
+      () => w.renew(nothing),
+      () => w.yield(nothing),
+      () => w.finish(nothing),
+    ]) {
       await refused(call, 'session_not_found', 'PT404')
     }
     await refused(() => w.apply(nothing, { mutation_id: run_id }), 'mutation_not_found', 'PT404')
     await refused(() => w.end(nothing, run, 'active'), 'invalid_request', 'PT422')
     await refused(() => w.end(nothing, run, null as never), 'invalid_request', 'PT422')
+  })
+
+  test('keeps the end of its logs where they are long, line by line', async () => {
+    const { workflow_id } = await automation(clock.sql)
+    const session = await w.session()
+    const { run } = await w.create(session)
+    const at = clock.now().toISOString()
+    const logs = Array.from({ length: 3000 }, (_, n) => ({
+      at,
+      level: 'info',
+      text: `${n} ${'é"'.repeat(20)}`,
+    }))
+    logs.push({ at, level: 'error', text: 'x'.repeat(100_000) }, { at, level: 'error', text: 'last' })
+    await w.end(session, run, 'failed:internal', { logs })
+    const [kept] = (await stateOf(clock.sql, workflow_id)).runs
+    expect(kept.logs[0]).toMatchObject({ level: 'warn', text: 'The lines before this one are left out.' })
+    expect(kept.logs.slice(-2)).toEqual([
+      { at, level: 'error', text: 'x'.repeat(1000) },
+      { at, level: 'error', text: 'last' },
+    ])
+    expect(kept.logs.at(-3)).toEqual(logs[2999])
+    const [size] = await clock.sql`select octet_length(logs::text) as bytes from public.handler_runs`
+    expect(size?.bytes).toBeLessThanOrEqual(65_536)
+    expect(size?.bytes).toBeGreaterThan(60_000)
   })
 
   test('that ended keeps its end: another status is refused', async () => {

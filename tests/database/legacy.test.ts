@@ -585,7 +585,7 @@ test('where there never was old code nothing of it is made', async () => {
   try {
     const left = await database.owner`
       select proname as name from pg_proc where pronamespace in ('private'::regnamespace, 'lifecycle'::regnamespace)
-        and proname ~ 'legacy|session|adopt|mirror|dual_write|utterance$|pause_triggers|claim_bot_id'
+        and proname ~ 'legacy|bot_session|session_(status|row)|carry_|adopt|mirror|dual_write|utterance$|pause_triggers|claim_bot_id'
         and proname <> 'abandon_legacy_bot'
       union all
       select attname from pg_attribute where attrelid = 'public.workflow_threads'::regclass

@@ -56,7 +56,8 @@ async function tryPlans(
       else if (answer?.changed === true) answers.changed++
       else answers.other++
     }
-    expect(await world.problems()).toEqual([])
+    const problems = await world.problems()
+    if (problems.length > 0) throw new Error(problems.join('\n'))
   })
   const details = await fc.check(property, { seed, ...options })
   if (!details.failed || details.counterexample === null) return

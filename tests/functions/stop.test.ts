@@ -143,6 +143,15 @@ describe('asking', () => {
   })
 })
 
+test('the history keeps why somebody stopped it', async () => {
+  const { bot_id } = await launched('active')
+  const body = { bot_id, reason: 'the meeting was moved' }
+  expect((await project.call('/stop', { method: 'POST', as: user, body, url: host.url })).status).toBe(202)
+  const events = await project.sql`
+    select to_status, reason from public.status_events where subject_id = ${bot_id} and reason is not null`
+  expect(events).toEqual([{ to_status: 'stopping', reason: 'the meeting was moved' }])
+})
+
 test('D04 a requested bot without a container ends at once', async () => {
   const bot = await project.playTo('requested')
   expect(await stopBot(bot.bot_id, bot.owner)).toMatchObject({

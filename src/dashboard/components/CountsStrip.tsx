@@ -46,7 +46,7 @@ export const CountsStrip = memo(function CountsStrip({
       >
         <span class="label">
           <Icon name={icon} />
-          {label}
+          {label.replace(':', ':\u200b')}
         </span>
         <span class="number num">
           {number ? count(number.n, number.exact) : '–'}

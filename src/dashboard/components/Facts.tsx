@@ -41,7 +41,7 @@ export function Facts({ row, open }: { row: RunRow; open: OpenRun }) {
       {row.attempt > 1 && fact('Attempt', row.attempt)}
       {row.meeting_status && fact('In the meeting', words(row.meeting_status))}
       {row.container_status && fact('Container', row.container_status)}
-      {row.reason && fact('Reason', words(row.reason))}
+      {row.reason && fact(row.kind === 'workflow' ? 'Status' : 'Reason', words(row.reason))}
       {row.last_heartbeat_at &&
         row.finished_at === null &&
         fact('Last heard', <When at={row.last_heartbeat_at} />)}

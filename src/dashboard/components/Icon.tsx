@@ -24,7 +24,12 @@ const shapes: Record<IconName, JSX.Element> = {
   chevron: <path d="m5.5 3 5 5-5 5" class="line" />,
   close: <path d="m4 4 8 8m0-8-8 8" class="line" />,
   back: <path d="M9.5 3 4.5 8l5 5" class="line" />,
-  theme: <path d="M8 1.5a6.5 6.5 0 1 0 0 13zM8 3a5 5 0 0 1 0 10z" fill-rule="evenodd" />,
+  theme: (
+    <>
+      <circle cx="8" cy="8" r="6" class="line thin" />
+      <path d="M8 2a6 6 0 0 1 0 12z" />
+    </>
+  ),
 }
 
 /** A sign beside words; alone it says nothing to who can not see it. */

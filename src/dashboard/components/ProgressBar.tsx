@@ -1,14 +1,15 @@
 import type { RunRow } from '../../client/live/run.ts'
 import { progress } from '../format.ts'
+import { toneOf } from '../vocabulary.ts'
 
 /** How far a run is; nothing where there is nothing to count. */
 export function ProgressBar({ row }: { row: RunRow }) {
-  const view = progress(row)
+  const tone = toneOf(row, null)
+  const view = progress(row, row.finished_at !== null && tone === 'bad')
   if (!view) return null
   if (view.text === 'no steps') return <span class="quiet">no steps</span>
-  const has_failed = row.finished_at !== null && row.error_code !== null
   return (
-    <span class={`progress${has_failed ? ' failed' : ''}${row.finished_at ? ' ended' : ''}`}>
+    <span class={`progress ${tone}`}>
       <span
         class={view.part === null ? 'bar endless' : 'bar'}
         role="progressbar"
@@ -20,7 +21,9 @@ export function ProgressBar({ row }: { row: RunRow }) {
       >
         <span style={{ width: view.part === null ? '100%' : `${view.part * 100}%` }} />
       </span>
-      <span class="num">{view.text}</span>
+      <span class="num" title={view.words}>
+        {view.text}
+      </span>
     </span>
   )
 }

@@ -47,7 +47,7 @@ export function HealthScreen() {
           <Problem what="The checks can not be read." error={health.error} onRetry={health.again} />
         )}
         {!health.data && health.is_loading && <Skeleton />}
-        <ul class="plain-list">
+        <ul class="plain-list checks">
           {health.data?.checks.map(({ check, ok, detail, cure }) => (
             <li key={check}>
               <span class={`state ${ok ? 'ok' : 'bad'}`}>

@@ -18,7 +18,7 @@ import { Steps } from '../components/Steps.tsx'
 import { TimelineList } from '../components/TimelineList.tsx'
 import { When } from '../components/When.tsx'
 import { useDesk } from '../desk.ts'
-import { failureOf, handlerOf, stepsOf } from '../detail.ts'
+import { failureOf, handlerOf, nameOf, stepsOf } from '../detail.ts'
 import { clipped } from '../format.ts'
 import { runHash, runsHash } from '../route.ts'
 import { useShortcuts } from '../shortcuts.ts'
@@ -106,7 +106,7 @@ export function RunScreen({ id, seen, view }: { id: string; seen: LiveSnapshot; 
       {top}
       <div class="title run-title">
         <h1>
-          <bdi>{clipped(row.name, 200)}</bdi>
+          <bdi>{clipped(nameOf(row, open.detail), 200)}</bdi>
         </h1>
         <StateBadge row={row} catalog={catalog} is_big />
         <div class="buttons">

@@ -69,7 +69,10 @@ export function RunsScreen({ seen, view }: { seen: LiveSnapshot; view: View }) {
     <>
       <div class="title">
         <h1>Runs</h1>
-        <KindTabs kind={view.kind} onChange={(kind) => change({ kind, states: [] })} />
+        <KindTabs
+          kind={view.kind}
+          onChange={(kind) => change({ kind, states: [], window: windowFor(kind, view) })}
+        />
       </div>
       {errors.counts && !counts ? (
         <Problem what="The counts can not be read." error={errors.counts} onRetry={() => live.refresh()} />
@@ -109,4 +112,11 @@ export function RunsScreen({ seen, view }: { seen: LiveSnapshot; view: View }) {
       </section>
     </>
   )
+}
+
+/** Workflows live for long: all of them are meant, whenever they were made, unless somebody chose a time. */
+function windowFor(kind: View['kind'], view: View): View['window'] {
+  if (kind === 'workflow' && view.window === everything.window) return 'all'
+  if (view.kind === 'workflow' && view.window === 'all') return everything.window
+  return view.window
 }
