@@ -1,5 +1,6 @@
 import type { BotStatus, MeetingStatus } from '../contract/bots.ts'
 import type { Database } from '../database.types.ts'
+import type { Hint } from './channel.ts'
 
 /** One transition of one run, as the history has it. */
 export interface Change<Machine extends string = string, Status extends string = string> {
@@ -61,5 +62,29 @@ export function toChange(row: HistoryRow): Change {
     implied,
     occurred_at,
     at: created_at,
+  }
+}
+
+/** The row that a push tells of, where it tells all of it. */
+export function rowOf(hint: Hint): HistoryRow | undefined {
+  const { event_id, machine, subject_id, seq, to, at, source } = hint
+  if (event_id === undefined || machine === undefined || subject_id === undefined || seq === undefined) return
+  if (to === undefined || at === undefined || source === undefined) return
+  return {
+    id: event_id,
+    machine,
+    subject_id,
+    seq,
+    from_status: hint.from ?? null,
+    to_status: to,
+    source,
+    reason: hint.reason ?? null,
+    error_stage: hint.error_stage ?? null,
+    error_code: hint.error_code ?? null,
+    error_message: hint.error_message ?? null,
+    details: null,
+    implied: hint.implied ?? false,
+    occurred_at: hint.occurred_at ?? null,
+    created_at: at,
   }
 }

@@ -1,7 +1,28 @@
 import type { SupabaseClient } from '@supabase/supabase-js'
+import type { Change } from './change.ts'
 
-/** What a push on a run's topic says; on `owner:` topics only `at` is there. */
-export type Hint = { subject_id?: string; machine?: string; seq?: number; event_id?: number }
+/**
+ * What a push on a run's topic says; on `owner:` topics only `at` is there. With `source` it tells the event whole, and
+ * what is absent is null; without it the rest is in the history alone.
+ */
+export type Hint = {
+  subject_id?: string
+  machine?: string
+  seq?: number
+  event_id?: number
+  /** How many events the run has with this one, those of all its machines together. */
+  version?: number
+  from?: string | null
+  to?: string
+  at?: string
+  source?: Change['source']
+  reason?: string
+  error_stage?: string
+  error_code?: string | null
+  error_message?: string
+  implied?: boolean
+  occurred_at?: string
+}
 
 export type ChannelEvents = {
   hint(hint: Hint): void

@@ -16,6 +16,8 @@ export type Reader = {
   read(signal: AbortSignal, count: () => void): Promise<boolean>
   /** Whether a hint tells of something that was not read yet. */
   isBehind(hint: Hint): boolean
+  /** Takes what a hint tells where that is whole and exactly what comes next. Answers whether it did. */
+  hear?(hint: Hint): boolean
   /** It can not go on. */
   fail(error: RollcallError): void
 }
@@ -246,6 +248,7 @@ export class Hub {
   #heard(hint: Hint): void {
     this.#hears = true
     this.#judge()
+    for (const reader of [...this.#readers]) if (reader.hear?.(hint)) this.#hints_arrive = true
     const news = Array.from(this.#readers).some((reader) => reader.isBehind(hint))
     if (!news) return
     this.#announced = hint

@@ -1,5 +1,5 @@
 import type { SupabaseClient } from '@supabase/supabase-js'
-import { type Change, type HistoryRow, toChange } from './change.ts'
+import { type Change, type HistoryRow, rowOf, toChange } from './change.ts'
 import type { Hint } from './channel.ts'
 import type { RollcallError } from './errors.ts'
 import { type ChangesPage, readChanges, readRuns } from './history.ts'
@@ -45,6 +45,17 @@ export class Follower {
   hasGapBefore(row: HistoryRow): boolean {
     const seq = this.#seqs.get(row.machine)
     return row.id > this.last_id && seq !== undefined && row.seq !== seq + 1
+  }
+
+  /**
+   * Whether this is exactly the next event of the run: the next of its machine, and the version says that no machine
+   * of the run has another one between. Only once the run was read, so that all its events so far are known.
+   */
+  isNext(row: HistoryRow, version: number | undefined): boolean {
+    if (this.is_due || this.last_id === 0 || row.id <= this.last_id) return false
+    let known = 0
+    for (const seq of this.#seqs.values()) known += seq
+    return version === known + 1 && row.seq === (this.#seqs.get(row.machine) ?? 0) + 1
   }
 
   wasRead(): void {
@@ -99,6 +110,16 @@ export class Runs implements Reader {
     if (subject_id === undefined || event_id === undefined) return true
     for (const { last_id } of this.#by_subject.get(subject_id) ?? []) if (last_id < event_id) return true
     return false
+  }
+
+  hear(hint: Hint): boolean {
+    const row = rowOf(hint)
+    if (row === undefined) return false
+    let heard = false
+    for (const follower of [...(this.#by_subject.get(row.subject_id) ?? [])]) {
+      if (follower.isNext(row, hint.version) && follower.take(row)) heard = true
+    }
+    return heard
   }
 
   fail(error: RollcallError): void {

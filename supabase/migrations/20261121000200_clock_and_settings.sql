@@ -6,15 +6,12 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
-declare
-  pretended text := current_setting('rollcall.now', true);
 begin
-  if coalesce(pretended, '') = '' then
-    return clock_timestamp();
-  end if;
-  -- session_user, not current_user: inside a definer function the latter is always the owner.
-  if session_user = 'postgres' or (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = session_user) then
-    return pretended::timestamptz;
+  if current_setting('rollcall.now', true) <> '' then
+    -- session_user, not current_user: inside a definer function the latter is always the owner.
+    if session_user = 'postgres' or (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = session_user) then
+      return current_setting('rollcall.now')::timestamptz;
+    end if;
   end if;
   return clock_timestamp();
 end;

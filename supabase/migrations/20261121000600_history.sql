@@ -70,12 +70,15 @@ create function lifecycle.because(
   source public.event_source, reason text default null, details jsonb default null,
   occurred_at timestamptz default null, implied text[] default '{}'
 )
-returns void
+returns text
 language plpgsql
 set search_path = ''
 as $$
 begin
-  perform set_config('rollcall.because', jsonb_build_object(
+  if num_nulls(reason, details, occurred_at) = 3 and implied = '{}' then
+    return set_config('rollcall.because', '{"source": "' || source || '"}', true);
+  end if;
+  return set_config('rollcall.because', jsonb_build_object(
     'source', source, 'reason', reason, 'details', details, 'occurred_at', occurred_at, 'implied', to_jsonb(implied)
   )::text, true);
 end;

@@ -38,12 +38,22 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  shortest interval := (select s.hint_interval from lifecycle.settings s);
+  moment timestamptz := lifecycle.now();
+  shortest interval;
+  operators_heard boolean;
+  owner_heard boolean;
 begin
-  if owner_id is not null then
+  select s.hint_interval,
+    exists (select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > moment - s.hint_interval),
+    exists (select from lifecycle.hints h where h.topic = 'owner:' || hint_owner.owner_id and h.hinted_at > moment - s.hint_interval)
+  into shortest, operators_heard, owner_heard
+  from lifecycle.settings s;
+  if owner_id is not null and not owner_heard then
     perform lifecycle.hint('owner:' || owner_id, shortest);
   end if;
-  perform lifecycle.hint('operators', shortest);
+  if not operators_heard then
+    perform lifecycle.hint('operators', shortest);
+  end if;
 end;
 $$;
 comment on function lifecycle.hint_owner is 'Hints to an owner, and to the operators, that something of the owner''s changed.';
@@ -104,45 +114,85 @@ create index hints_pending on lifecycle.hints (topic) where pending;
 create function lifecycle.record(
   machine text, subject_id uuid, owner_id uuid, seq int, version int, from_status text, to_status text,
   at timestamptz, topic text, error_stage text, error_code text, error_message text, shown jsonb,
-  webhook_url text default null
+  webhook_url text default null, source public.event_source default 'system', progress jsonb default null
 )
-returns void
+returns bigint
 language plpgsql
 set search_path = ''
 as $$
 declare
   because jsonb := nullif(current_setting('rollcall.because', true), '')::jsonb;
+  event_id bigint;
+  is_pushed boolean;
+  is_hinted boolean;
+  is_queued boolean;
   event public.status_events;
+  pushed jsonb;
 begin
+  -- One statement writes the event and looks up all that follows from it: each further one would cost as much again.
   insert into public.status_events as e (
     machine, subject_id, owner_id, seq, from_status, to_status, source, reason,
     error_stage, error_code, error_message, details, implied, occurred_at, created_at
   )
   values (
     machine, subject_id, owner_id, seq, from_status, to_status,
-    coalesce((because ->> 'source')::public.event_source, 'system'), because ->> 'reason',
+    coalesce((because ->> 'source')::public.event_source, record.source), because ->> 'reason',
     error_stage, error_code, error_message, nullif(because -> 'details', 'null'),
     coalesce(because -> 'implied' ? machine, false), (because ->> 'occurred_at')::timestamptz, at
   )
-  returning e.* into event;
+  returning e.id,
+    (select s.push from lifecycle.settings s),
+    (
+      select not exists (
+          select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > record.at - s.hint_interval
+        )
+        or (record.owner_id is not null and not exists (
+          select from lifecycle.hints h
+          where h.topic = 'owner:' || record.owner_id and h.hinted_at > record.at - s.hint_interval
+        ))
+      from lifecycle.settings s
+    ),
+    record.webhook_url is not null or exists (
+      select from public.webhook_endpoints p where p.owner_id = record.owner_id and p.enabled
+    )
+  into event_id, is_pushed, is_hinted, is_queued;
 
-  if (select s.push from lifecycle.settings s) then
-    perform realtime.send(
-      jsonb_build_object(
-        'event_id', event.id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
-        'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
-      ) || shown,
-      'status_changed', topic, true
-    );
-    perform lifecycle.hint_owner(owner_id);
+  -- Assignments, since plpgsql makes a whole query of each perform.
+  if is_pushed then
+    if progress is not null then
+      is_pushed := realtime.send(progress, 'progress', topic, true) is not null;
+    end if;
+    pushed := jsonb_build_object(
+      'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
+      'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
+    ) || shown;
+    -- Pushes stay small: with source they tell the event whole, without it the rest is in the history.
+    if because is null and num_nonnulls(error_stage, error_message) = 0 then
+      pushed := pushed || jsonb_build_object('source', record.source);
+    elsif coalesce(because -> 'details', 'null') = 'null'
+      and coalesce(octet_length(because ->> 'reason'), 0) + coalesce(octet_length(error_message), 0) <= 300
+    then
+      pushed := pushed || jsonb_strip_nulls(jsonb_build_object(
+        'source', coalesce(because ->> 'source', record.source::text), 'reason', because -> 'reason',
+        'error_stage', error_stage, 'error_message', error_message,
+        'implied', nullif(because -> 'implied' ? machine, false), 'occurred_at', because -> 'occurred_at'
+      ));
+    end if;
+    is_pushed := realtime.send(pushed, 'status_changed', topic, true) is not null;
+    if is_hinted then
+      perform lifecycle.hint_owner(owner_id);
+    end if;
   end if;
-  if owner_id is not null then
+  if is_queued and owner_id is not null then
+    select e.* into event from public.status_events e
+    where e.subject_id = record.subject_id and e.machine = record.machine and e.seq = record.seq;
     perform lifecycle.queue_webhooks(event, shown, webhook_url);
   end if;
+  return event_id;
 end;
 $$;
 comment on function lifecycle.record is
-  'Writes one transition into the history, with what lifecycle.because() said of it, pushes it to the subject''s topic and queues its webhooks. Called by guards only. shown: what the push carries beside the transition. webhook_url: where the run itself wants its webhooks, instead of the owner''s endpoints.';
+  'Writes one transition into the history, with what lifecycle.because() said of it, pushes it to the subject''s topic and queues its webhooks. Called by guards only. shown: what the push carries beside the transition. webhook_url: where the run itself wants its webhooks, instead of the owner''s endpoints. source: who made the move, where nobody said. progress: pushed as progress, before the transition.';
 
 alter table lifecycle.hints enable row level security;
 revoke all on lifecycle.hints from public, anon, authenticated, service_role;
@@ -150,5 +200,5 @@ revoke execute on function
   lifecycle.hint(text, interval),
   lifecycle.hint_owner(uuid),
   lifecycle.flush_hints(),
-  lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb, text)
+  lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb, text, public.event_source, jsonb)
 from public, anon, authenticated, service_role;

@@ -34,7 +34,7 @@ $$;
 comment on function lifecycle.post_work is 'Posts to the work function of a lane. False where Vault lacks rollcall_functions_url or rollcall_secret_key.';
 
 create function lifecycle.wake_lane(lane text)
-returns void
+returns boolean
 language plpgsql
 set search_path = ''
 as $$
@@ -45,14 +45,16 @@ begin
   if exists (select from lifecycle.lanes l where l.lane = wake_lane.lane and l.woken_at > moment - interval '1 s')
     or not pg_try_advisory_xact_lock(hashtextextended('lane:' || lane, 0))
   then
-    return;
+    return false;
   end if;
-  if lifecycle.post_work(lane) then
-    update lifecycle.lanes l set woken_at = moment where l.lane = wake_lane.lane;
+  if not lifecycle.post_work(lane) then
+    return false;
   end if;
+  update lifecycle.lanes l set woken_at = moment where l.lane = wake_lane.lane;
+  return true;
 end;
 $$;
-comment on function lifecycle.wake_lane is 'Called by RPCs that make work due: wakes the lane after their commit.';
+comment on function lifecycle.wake_lane is 'Called by RPCs that make work due: wakes the lane after their commit. False where somebody just did, or nobody can.';
 
 alter table lifecycle.lanes enable row level security;
 revoke all on lifecycle.lanes from public, anon, authenticated, service_role;

@@ -150,6 +150,7 @@ begin
     -- One that is being deleted is gone when it comes to it: no transition fails for a webhook.
     for key share;
   end if;
+  perform set_config('rollcall.webhooks', 'queued', true);
   perform lifecycle.wake_lane('webhooks');
 end;
 $$;

@@ -3,13 +3,17 @@
 
 create function private.bot_silent_until(thread public.workflow_threads)
 returns timestamptz
-language sql
+language plpgsql -- as all of these: a SQL function with a search_path is planned anew each time
 stable
 set search_path = ''
 as $$
-  select greatest(thread.joined_at, thread.last_heartbeat_at, w.silence_counts_from) + s.time_limit
-  from lifecycle.states s, lifecycle.watermarks w
-  where s.machine = 'meeting' and s.state = 'active'
+begin
+  return (
+    select greatest(thread.joined_at, thread.last_heartbeat_at, w.silence_counts_from) + s.time_limit
+    from lifecycle.states s, lifecycle.watermarks w
+    where s.machine = 'meeting' and s.state = 'active'
+  );
+end;
 $$;
 comment on function private.bot_silent_until is 'When an active bot that is not heard of again counts as lost.';
 
@@ -56,28 +60,32 @@ comment on function private.bot_deadline is 'When the sweep must look after a bo
 
 create function private.may_have_a_machine(thread public.workflow_threads)
 returns boolean
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select thread.launched and thread.container_id is not null
-    and coalesce(thread.container_status not in ('Exited', 'Failed'), true)
+begin
+  return thread.launched and thread.container_id is not null
+    and coalesce(thread.container_status not in ('Exited', 'Failed'), true);
+end;
 $$;
 comment on function private.may_have_a_machine is 'Did Rollcall start a machine for the bot that has not been seen ended?';
 
 create function private.probe_grace(status public.meeting_status)
 returns interval
-language sql
+language plpgsql
 immutable
 set search_path = ''
 as $$
-  select case status
+begin
+  return case status
     when 'stopping' then interval '45 s'
     when 'awaiting_admission' then interval '120 s'
     when 'completed' then interval '30 s'
     when 'failed' then interval '30 s'
     else interval '60 s'
-  end
+  end;
+end;
 $$;
 comment on function private.probe_grace is 'How long a bot may be silent before its machine is asked after; once it has left, how long its machine may take to end by itself.';
 
@@ -92,6 +100,8 @@ declare
   shown jsonb;
   bot_from public.bot_status;
   meeting_from public.meeting_status;
+  event_id bigint;
+  said text;
   -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
   repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
@@ -181,32 +191,30 @@ begin
   shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
   -- The meeting first: whoever watches a bot is done at the end of the machine bot.
   if new.meeting_status is distinct from meeting_from then
-    perform lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq, new.version,
+    event_id := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
+      new.version - (new.bot_status is distinct from bot_from)::int,
       meeting_from::text, new.meeting_status::text, stamp, topic,
       new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   if new.bot_status is distinct from bot_from then
-    perform lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
+    event_id := lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
       bot_from::text, new.bot_status::text, stamp, topic,
       new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
-  perform set_config('rollcall.because', '', true);
+  said := set_config('rollcall.because', '', true);
   return new;
 end;
 $$;
 
 create trigger guard_status_of_new before insert on public.workflow_threads
   for each row execute function private.guard_workflow_thread();
--- Heartbeats, leases and results change none of these and do not pay for the guard.
-create trigger guard_status before update on public.workflow_threads
-  for each row when (
-    (old.bot_status, old.meeting_status, old.error_stage, old.error_code, old.error_message, old.error_details,
-     old.bot_completed_at, old.completion_reason, old.failure_stage, old.left_at)
-    is distinct from
-    (new.bot_status, new.meeting_status, new.error_stage, new.error_code, new.error_message, new.error_details,
-     new.bot_completed_at, new.completion_reason, new.failure_stage, new.left_at)
-  )
-  execute function private.guard_workflow_thread();
+-- Heartbeats, leases and results set none of these and do not pay for the guard. Columns, since a condition is parsed
+-- anew with every statement.
+create trigger guard_status before update of bot_status, meeting_status, error_stage, error_code, error_message,
+    error_details, bot_completed_at, completion_reason, failure_stage, left_at,
+    bot_id, metadata -- with which old code makes a bot its own, statuses and all
+  on public.workflow_threads
+  for each row execute function private.guard_workflow_thread();
 
 revoke execute on function
   private.bot_silent_until(public.workflow_threads),

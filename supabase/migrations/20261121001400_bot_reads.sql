@@ -91,18 +91,20 @@ comment on function private.bot_events is 'The history of a bot, both machines, 
 
 create function private.bot_transcript(thread public.workflow_threads)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select coalesce(
-    thread.transcript,
-    (
-      select jsonb_agg(u.utterance order by c.chunk, u.position)
-      from public.transcript_chunks c, jsonb_array_elements(c.utterances) with ordinality u (utterance, position)
-      where c.bot_id = thread.bot_id
-    )
-  )
+begin
+  if thread.transcript is not null then
+    return thread.transcript;
+  end if;
+  return (
+    select jsonb_agg(u.utterance order by c.chunk, u.position)
+    from public.transcript_chunks c, jsonb_array_elements(c.utterances) with ordinality u (utterance, position)
+    where c.bot_id = thread.bot_id
+  );
+end;
 $$;
 comment on function private.bot_transcript is 'The utterances of a bot: the transcript, or while it is not complete what has come so far; null where there is none.';
 

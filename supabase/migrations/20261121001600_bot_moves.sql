@@ -46,7 +46,7 @@ $$;
 create function private.walk_to(
   thread public.workflow_threads, target public.meeting_status,
   source public.event_source, reason text default null, occurred_at timestamptz default null,
-  reported text[] default '{bot,meeting}'
+  reported text[] default '{bot,meeting}', heard_at timestamptz default null
 )
 returns public.workflow_threads
 language plpgsql
@@ -54,16 +54,21 @@ set search_path = ''
 as $$
 declare
   hop public.meeting_status;
+  said text;
 begin
   foreach hop in array (enum_range(thread.meeting_status, target))[2:] loop
-    if hop = target then
-      perform lifecycle.because(source, reason, occurred_at => occurred_at,
-        implied => array(select unnest('{bot,meeting}'::text[]) except select unnest(reported)));
+    if hop <> target then
+      said := lifecycle.because(source, implied => '{bot,meeting}');
+    elsif reported = '{bot,meeting}' then
+      said := lifecycle.because(source, reason, occurred_at => occurred_at);
     else
-      perform lifecycle.because(source, implied => '{bot,meeting}');
+      said := lifecycle.because(source, reason, occurred_at => occurred_at,
+        implied => array(select unnest('{bot,meeting}'::text[]) except select unnest(reported)));
     end if;
     update public.workflow_threads t
     set meeting_status = hop,
+      last_heartbeat_at = coalesce(heard_at, t.last_heartbeat_at),
+      missing_since = case when heard_at is null then t.missing_since end,
       bot_status = case
         when hop = 'active' then 'running'
         when t.bot_status = 'pending' then 'starting'
@@ -76,7 +81,7 @@ begin
 end;
 $$;
 comment on function private.walk_to is
-  'Walks a bot into the room, hop by hop (joining, awaiting_admission, active); the hops before the last are implied. reported: the machines whose last hop somebody reported.';
+  'Walks a bot into the room, hop by hop (joining, awaiting_admission, active); the hops before the last are implied. reported: the machines whose last hop somebody reported. heard_at: when the bot itself said so.';
 
 create function private.leave_meeting(
   thread public.workflow_threads, reason public.meeting_completion_reason,
@@ -173,7 +178,8 @@ revoke execute on function
   private.presence_stage(public.workflow_threads),
   private.error_stage_of(public.meeting_failure_stage),
   private.meaning_of(text),
-  private.walk_to(public.workflow_threads, public.meeting_status, public.event_source, text, timestamptz, text[]),
+  private.walk_to(
+    public.workflow_threads, public.meeting_status, public.event_source, text, timestamptz, text[], timestamptz),
   private.leave_meeting(public.workflow_threads, public.meeting_completion_reason, text, jsonb),
   private.fail_bot(public.workflow_threads, text, text, jsonb, public.bot_error_stage)
 from public, anon, authenticated, service_role;

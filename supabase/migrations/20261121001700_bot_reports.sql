@@ -76,16 +76,18 @@ comment on function private.callback_allowed is 'Counts a callback against the l
 
 create function private.bot_answer(thread public.workflow_threads, result text, changed boolean)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select private.bot_json(thread) || jsonb_build_object('ok', true, 'result', result, 'changed', changed) || case
-    -- A bot whose meeting has ended without its knowing is told to go, too.
-    when thread.stop_requested_at is not null or not lifecycle.is_open(thread.meeting_status)
-    then '{"command": "leave"}'::jsonb
-    else '{}'
-  end
+begin
+  -- A bot whose meeting has ended without its knowing is told to go, too.
+  if thread.stop_requested_at is not null or not lifecycle.is_open(thread.meeting_status) then
+    return private.bot_json(thread)
+      || jsonb_build_object('ok', true, 'result', result, 'changed', changed, 'command', 'leave');
+  end if;
+  return private.bot_json(thread) || jsonb_build_object('ok', true, 'result', result, 'changed', changed);
+end;
 $$;
 comment on function private.bot_answer is 'What a bot is answered: the row, what came of its report, and command leave once it should go.';
 
@@ -222,6 +224,13 @@ begin
 
   if event_id is not null then
     insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
+  end if;
+  -- The usual report says nothing but the status: one update is enough.
+  if lifecycle.is_open(target) and thread.stop_requested_at is null and num_nonnulls(participant_count, transcript) = 0
+    and (container_id is null or container_id = thread.container_id)
+  then
+    thread := private.walk_to(thread, target, 'bot', told, occurred_at, heard_at => moment);
+    return private.bot_answer(thread, 'processed', true);
   end if;
   update public.workflow_threads t
   set last_heartbeat_at = moment, missing_since = null,

@@ -97,6 +97,23 @@ create policy "owners read their results" on public.flow_prompt_results
 revoke all on public.flow_prompt_results from public, anon, authenticated, service_role;
 grant select on public.flow_prompt_results to authenticated, service_role;
 
+create function private.progress_json(
+  id uuid, status public.flow_execution_status, version int, current_prompt_index int, total_prompts int, at timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return jsonb_build_object(
+    'machine', 'flow_execution', 'subject_id', id, 'seq', version, 'version', version, 'status', status,
+    'current_prompt_index', current_prompt_index, 'total_prompts', total_prompts, 'at', at
+  );
+end;
+$$;
+comment on function private.progress_json is 'What is pushed as progress of an execution.';
+
 create function private.guard_flow_execution()
 returns trigger
 language plpgsql
@@ -105,6 +122,9 @@ as $$
 declare
   stamp timestamptz := lifecycle.now();
   before public.flow_execution_status;
+  progress jsonb;
+  event_id bigint;
+  said text;
   -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
   repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
@@ -126,8 +146,12 @@ begin
     if new.status = before then
       return new;
     end if;
-    if not repairing and not lifecycle.transition_allowed('flow_execution', before::text, new.status::text) then
-      perform lifecycle.refuse_transition('flow_execution', before::text, new.status::text);
+    if not repairing then
+      perform from lifecycle.transitions t
+      where t.machine = 'flow_execution' and t.from_state = before::text and t.to_state = new.status::text;
+      if not found then
+        perform lifecycle.refuse_transition('flow_execution', before::text, new.status::text);
+      end if;
     end if;
     -- Never earlier than the stamp before, whatever the clock does.
     stamp := greatest(stamp, old.created_at, old.progressed_at, old.completed_at);
@@ -135,8 +159,7 @@ begin
 
   if new.status = 'completed' then
     -- The last progress before the end: whoever watches is done with that.
-    perform private.push_progress(new.id, new.owner_id, before, new.version,
-      new.current_prompt_index, new.total_prompts, stamp);
+    progress := private.progress_json(new.id, before, new.version, new.current_prompt_index, new.total_prompts, stamp);
   end if;
   new.version := new.version + 1;
   if new.status = 'running' then
@@ -145,34 +168,32 @@ begin
     new.deadline_at := stamp + (
       select s.time_limit from lifecycle.states s where s.machine = 'flow_execution' and s.state = 'running');
   else
-    if new.status = 'completed' and coalesce(current_setting('rollcall.because', true), '') = '' then
-      -- Only a stored result does that, and the steps before the last need not pay for saying so.
-      perform lifecycle.because('worker');
-    end if;
     new.completed_at := stamp;
     new.deadline_at := null;
     new.lease_expires_at := null;
     new.not_before := null;
   end if;
-  perform lifecycle.record('flow_execution', new.id, new.owner_id, new.version, new.version,
+  event_id := lifecycle.record('flow_execution', new.id, new.owner_id, new.version, new.version,
     before::text, new.status::text, stamp, 'flow_execution:' || new.id,
     case when new.status = 'failed' then case when new.started_at is null then 'queue' else 'prompt' end end,
     new.error_code, new.error,
-    jsonb_build_object('current_prompt_index', new.current_prompt_index, 'total_prompts', new.total_prompts));
-  perform set_config('rollcall.because', '', true);
+    jsonb_build_object('current_prompt_index', new.current_prompt_index, 'total_prompts', new.total_prompts),
+    -- Only a stored result completes it, and the steps before the last need not pay for saying so.
+    source => case when new.status = 'completed' then 'worker' else 'system' end::public.event_source,
+    progress => progress);
+  said := set_config('rollcall.because', '', true);
   return new;
 end;
 $$;
 
 create trigger guard_status_of_new before insert on public.flow_executions
   for each row execute function private.guard_flow_execution();
--- Claims, leases and results change none of these and do not pay for the guard.
-create trigger guard_status before update on public.flow_executions
-  for each row when (
-    old.status <> new.status or old.completed_at is distinct from new.completed_at
-    or old.error is distinct from new.error or old.error_code is distinct from new.error_code
-    or old.error_details is distinct from new.error_details
-  )
-  execute function private.guard_flow_execution();
+-- Claims and leases set none of these and do not pay for the guard. Columns, since a condition is parsed anew with
+-- every statement.
+create trigger guard_status before update of status, completed_at, error, error_code, error_details
+  on public.flow_executions
+  for each row execute function private.guard_flow_execution();
 
-revoke execute on function private.guard_flow_execution() from public, anon, authenticated, service_role;
+revoke execute on function
+  private.progress_json(uuid, public.flow_execution_status, int, int, int, timestamptz), private.guard_flow_execution()
+from public, anon, authenticated, service_role;

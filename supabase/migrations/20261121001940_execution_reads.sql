@@ -40,12 +40,17 @@ stable
 set search_path = ''
 as $$
 declare
-  known public.error_codes;
+  latest_response text;
+  known record;
+  shown jsonb;
 begin
-  if execution.error_code is not null then
-    select * into known from public.error_codes c where c.code = execution.error_code;
+  if execution.current_prompt_index > 0 then
+    select left(r.response, 300) into latest_response from public.flow_prompt_results r
+    where r.execution_id = execution.id and r.response is not null
+    order by r.prompt_index desc limit 1;
   end if;
-  return jsonb_build_object(
+  -- One call for all of it, since every object that is put together is written anew.
+  shown := jsonb_build_object(
     'id', execution.id, 'execution_id', execution.id, 'flow_id', execution.flow_id, 'owner_id', execution.owner_id,
     'flow_name', execution.flow_name, 'status', execution.status, 'version', execution.version,
     'started', execution.started_at is not null,
@@ -53,11 +58,7 @@ begin
     'progress', round(execution.current_prompt_index::numeric / execution.total_prompts, 4),
     'current_prompt', left(case when execution.status <> 'completed'
       then private.prompt_text(execution.prompts, execution.current_prompt_index) end, 300),
-    'latest_response', (
-      select left(r.response, 300) from public.flow_prompt_results r
-      where r.execution_id = execution.id and r.response is not null
-      order by r.prompt_index desc limit 1
-    ),
+    'latest_response', latest_response,
     'created_at', execution.created_at, 'started_at', execution.started_at, 'completed_at', execution.completed_at,
     'progressed_at', execution.progressed_at,
     'deadline_at', private.execution_deadline(
@@ -65,13 +66,19 @@ begin
     'retry_of', execution.retry_of, 'attempt', execution.attempt, 'prompt_attempts', execution.prompt_attempts,
     'not_before', execution.not_before, 'lease_owner', execution.lease_owner,
     'lease_expires_at', execution.lease_expires_at,
-    'error', execution.error, 'error_code', execution.error_code, 'error_details', execution.error_details
-  ) || jsonb_build_object(
-    'attribution', known.attribution, 'retryable', known.retryable, 'meaning', known.meaning, 'next_step', known.next_step,
+    'error', execution.error, 'error_code', execution.error_code, 'error_details', execution.error_details,
+    'attribution', null, 'retryable', null, 'meaning', null, 'next_step', null,
     'topic', 'flow_execution:' || execution.id,
     'allowed_actions', case execution.status
       when 'running' then '["cancel"]'::jsonb when 'failed' then '["retry"]'::jsonb else '[]'::jsonb end
   );
+  if execution.error_code is null then
+    return shown;
+  end if;
+  select c.attribution, c.retryable, c.meaning, c.next_step into known
+  from public.error_codes c where c.code = execution.error_code;
+  return shown || jsonb_build_object(
+    'attribution', known.attribution, 'retryable', known.retryable, 'meaning', known.meaning, 'next_step', known.next_step);
 end;
 $$;
 comment on function private.execution_json is

@@ -43,6 +43,27 @@ end;
 $$;
 comment on function private.keep_receipt is 'Keeps the answer to a request that carried an Idempotency-Key.';
 
+create function private.no_execution(flow_id uuid, owner_id uuid)
+returns jsonb
+language plpgsql
+set search_path = ''
+as $$
+declare
+  prompts int;
+begin
+  -- Nothing moved: the reason must not stick to the next move of this transaction.
+  perform set_config('rollcall.because', '', true);
+  select jsonb_array_length(f.prompts) into prompts from public.task_flows f
+  where f.id = no_execution.flow_id and f.deleted_at is null
+    and (no_execution.owner_id is null or f.owner_id = no_execution.owner_id);
+  if prompts is not null then
+    perform lifecycle.refuse_input('total_prompts', format('must be the number of prompts of the flow, %s.', prompts));
+  end if;
+  return '{"ok": false, "code": "flow_not_found"}';
+end;
+$$;
+comment on function private.no_execution is 'Why a flow can not be run: there is none, or it has another number of prompts (PT422).';
+
 create function public.create_execution(
   flow_id uuid, total_prompts int default null, owner_id uuid default null,
   idempotency_key text default null, actor uuid default null
@@ -53,32 +74,39 @@ security definer -- API roles may not write executions
 set search_path = ''
 as $$
 declare
-  request_hash bytea := sha256(convert_to(concat_ws(' ', 'run', flow_id, total_prompts), 'utf8'));
-  flow public.task_flows;
+  request_hash bytea;
   execution public.flow_executions;
   answer jsonb;
+  said text;
+  is_woken boolean;
 begin
-  select * into flow from public.task_flows f
-  where f.id = create_execution.flow_id and f.deleted_at is null
-    and (create_execution.owner_id is null or f.owner_id = create_execution.owner_id);
-  -- A replay is answered even when the flow is gone meanwhile.
-  answer := private.replayed(coalesce(create_execution.owner_id, flow.owner_id), idempotency_key, request_hash);
-  if answer is not null then
-    return answer;
-  elsif flow.id is null then
-    return '{"ok": false, "code": "flow_not_found"}';
-  elsif total_prompts <> jsonb_array_length(flow.prompts) then
-    perform lifecycle.refuse_input('total_prompts',
-      format('must be the number of prompts of the flow, %s.', jsonb_array_length(flow.prompts)));
+  if idempotency_key is not null then
+    request_hash := sha256(convert_to(concat_ws(' ', 'run', flow_id, total_prompts), 'utf8'));
+    -- A replay is answered even when the flow is gone meanwhile.
+    answer := private.replayed(coalesce(owner_id, (
+      select f.owner_id from public.task_flows f where f.id = create_execution.flow_id and f.deleted_at is null
+    )), idempotency_key, request_hash);
+    if answer is not null then
+      return answer;
+    end if;
   end if;
 
-  perform lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
+  said := lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
   insert into public.flow_executions as e (flow_id, owner_id, flow_name, prompts, agent, total_prompts)
-  values (flow.id, flow.owner_id, flow.name, flow.prompts, flow.agent, jsonb_array_length(flow.prompts))
+  select f.id, f.owner_id, f.name, f.prompts, f.agent, jsonb_array_length(f.prompts)
+  from public.task_flows f
+  where f.id = create_execution.flow_id and f.deleted_at is null
+    and (create_execution.owner_id is null or f.owner_id = create_execution.owner_id)
+    and (create_execution.total_prompts is null or jsonb_array_length(f.prompts) = create_execution.total_prompts)
   returning * into execution;
+  if execution.id is null then
+    return private.no_execution(flow_id, owner_id);
+  end if;
   answer := private.execution_json(execution) || '{"ok": true, "changed": true, "result": "created"}';
-  perform private.keep_receipt(flow.owner_id, idempotency_key, request_hash, answer);
-  perform lifecycle.wake_lane('prompts');
+  if idempotency_key is not null then
+    perform private.keep_receipt(execution.owner_id, idempotency_key, request_hash, answer);
+  end if;
+  is_woken := lifecycle.wake_lane('prompts');
   return answer;
 end;
 $$;
@@ -203,7 +231,8 @@ comment on function public.retry_execution is
   'Runs a failed execution again, as a new one with retry_of: from start, or from failed_prompt with the earlier results; or { ok: false, code: not_failed | execution_not_found | idempotency_key_reused }.';
 
 revoke execute on function
-  private.replayed(uuid, text, bytea), private.keep_receipt(uuid, text, bytea, jsonb), private.lock_execution(uuid, uuid),
+  private.replayed(uuid, text, bytea), private.keep_receipt(uuid, text, bytea, jsonb), private.no_execution(uuid, uuid),
+  private.lock_execution(uuid, uuid),
   private.fail_execution(uuid, text, text, jsonb)
 from public, anon, authenticated, service_role;
 revoke execute on function

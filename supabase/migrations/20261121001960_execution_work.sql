@@ -28,6 +28,54 @@ $$;
 comment on function private.conversation_of is
   'The prompts and responses before this prompt, [{ prompt, response }]: of a longer conversation the last 400,000 characters, whole pairs.';
 
+create function private.claim_execution_of(owner_id uuid, since timestamptz, worker text, moment timestamptz)
+returns jsonb
+language plpgsql
+set search_path = ''
+set plan_cache_mode = force_generic_plan -- the table grows and shrinks, the way through its index stays the same
+as $$
+declare
+  execution record;
+begin
+  loop
+    update public.flow_executions e
+    set lease_owner = left(worker, 200), lease_token = gen_random_uuid(),
+      lease_expires_at = moment + s.prompt_lease,
+      started_at = coalesce(e.started_at, moment), progressed_at = moment, not_before = null,
+      -- A token that nobody gave back: its worker died.
+      lost_leases = case when e.lease_token is null then e.lost_leases else e.lost_leases + 1 end
+    from lifecycle.settings s
+    where e.id = (
+      select due.id from public.flow_executions due
+      where due.status = 'running' and due.owner_id = claim_execution_of.owner_id and due.created_at >= since
+        and (due.lease_expires_at is null or due.lease_expires_at <= moment)
+        and (due.not_before is null or due.not_before <= moment)
+      order by due.created_at limit 1 for update skip locked
+    )
+    returning e.id, e.lease_token, e.lost_leases, e.flow_name, e.prompts, e.agent, e.current_prompt_index,
+      e.total_prompts, e.prompt_attempts, e.lost_leases >= s.prompt_lost_leases as is_lost into execution;
+    if not found then
+      return null;
+    elsif not execution.is_lost then
+      return jsonb_build_object(
+        'id', execution.id, 'execution_id', execution.id, 'lease_token', execution.lease_token,
+        'flow_name', execution.flow_name, 'prompts', execution.prompts, 'agent', execution.agent,
+        'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts,
+        'prompt_attempts', execution.prompt_attempts,
+        'conversation', case when execution.current_prompt_index = 0 then '[]'::jsonb
+          else private.conversation_of(execution.id, execution.prompts, execution.current_prompt_index) end
+      );
+    end if;
+    perform lifecycle.because('system');
+    perform private.fail_execution(execution.id, 'EXECUTION_LOST', format(
+      '%s workers in a row were lost at prompt %s of %s.',
+      execution.lost_leases, execution.current_prompt_index + 1, execution.total_prompts));
+  end loop;
+end;
+$$;
+comment on function private.claim_execution_of is
+  'Takes the oldest execution of this owner that is due, created at this time or later; null where others were quicker.';
+
 create function public.claim_execution(worker text)
 returns jsonb
 language plpgsql
@@ -36,71 +84,57 @@ set search_path = ''
 as $$
 declare
   moment timestamptz := lifecycle.now();
-  settings record;
-  next_owner uuid;
-  execution record;
+  next record;
+  claim jsonb;
 begin
-  select s.prompt_lease, s.prompt_lost_leases into settings from lifecycle.settings s;
+  -- The usual case: only one owner has something to do.
+  select e.owner_id, e.created_at, exists (
+    select from public.flow_executions other
+    where other.status = 'running' and other.owner_id > e.owner_id
+      and (other.lease_expires_at is null or other.lease_expires_at <= moment)
+      and (other.not_before is null or other.not_before <= moment)
+  ) as is_one_of_many
+  into next
+  from public.flow_executions e
+  where e.status = 'running'
+    and (e.lease_expires_at is null or e.lease_expires_at <= moment)
+    and (e.not_before is null or e.not_before <= moment)
+  order by e.owner_id, e.created_at limit 1;
+  if not found then
+    return null;
+  elsif not next.is_one_of_many then
+    return private.claim_execution_of(next.owner_id, next.created_at, worker, moment);
+  end if;
+
   -- The owner with the fewest live leases first, then the one whose execution is oldest.
-  for next_owner in
+  for next in
     -- From owner to owner through the index: a long queue of one costs no more than a short one.
-    with recursive owners as (
-      (select e.owner_id from public.flow_executions e where e.status = 'running' order by e.owner_id limit 1)
+    with recursive heads as (
+      select next.owner_id, next.created_at
       union all
-      select (
-        select e.owner_id from public.flow_executions e
-        where e.status = 'running' and e.owner_id > o.owner_id order by e.owner_id limit 1
-      )
-      from owners o where o.owner_id is not null
+      select following.owner_id, following.created_at
+      from heads h
+      cross join lateral (
+        select e.owner_id, e.created_at from public.flow_executions e
+        where e.status = 'running' and e.owner_id > h.owner_id
+          and (e.lease_expires_at is null or e.lease_expires_at <= moment)
+          and (e.not_before is null or e.not_before <= moment)
+        order by e.owner_id, e.created_at limit 1
+      ) following
     )
-    select o.owner_id
-    from owners o
-    cross join lateral (
-      select e.created_at from public.flow_executions e
-      where e.status = 'running' and e.owner_id = o.owner_id
-        and (e.lease_expires_at is null or e.lease_expires_at <= moment)
-        and (e.not_before is null or e.not_before <= moment)
-      order by e.created_at limit 1
-    ) head
+    select h.owner_id, h.created_at
+    from heads h
     order by (
       -- The older ones: claims take the oldest first, so that is where the leases are.
       select count(*) from public.flow_executions live
-      where live.status = 'running' and live.owner_id = o.owner_id and live.created_at <= head.created_at
+      where live.status = 'running' and live.owner_id = h.owner_id and live.created_at <= h.created_at
         and live.lease_expires_at > moment
-    ), head.created_at
+    ), h.created_at
   loop
-    loop
-      update public.flow_executions e
-      set lease_owner = left(worker, 200), lease_token = gen_random_uuid(),
-        lease_expires_at = moment + settings.prompt_lease,
-        started_at = coalesce(e.started_at, moment), progressed_at = moment, not_before = null,
-        -- A token that nobody gave back: its worker died.
-        lost_leases = case when e.lease_token is null then e.lost_leases else e.lost_leases + 1 end
-      where e.id = (
-        select due.id from public.flow_executions due
-        where due.status = 'running' and due.owner_id = next_owner
-          and (due.lease_expires_at is null or due.lease_expires_at <= moment)
-          and (due.not_before is null or due.not_before <= moment)
-        order by due.created_at limit 1 for update skip locked
-      )
-      returning e.id, e.lease_token, e.lost_leases, e.flow_name, e.prompts, e.agent, e.current_prompt_index,
-        e.total_prompts, e.prompt_attempts into execution;
-      exit when not found;
-      if execution.lost_leases < settings.prompt_lost_leases then
-        return jsonb_build_object(
-          'id', execution.id, 'execution_id', execution.id, 'lease_token', execution.lease_token,
-          'flow_name', execution.flow_name, 'prompts', execution.prompts, 'agent', execution.agent,
-          'current_prompt_index', execution.current_prompt_index, 'total_prompts', execution.total_prompts,
-          'prompt_attempts', execution.prompt_attempts,
-          'conversation', case when execution.current_prompt_index = 0 then '[]'::jsonb
-            else private.conversation_of(execution.id, execution.prompts, execution.current_prompt_index) end
-        );
-      end if;
-      perform lifecycle.because('system');
-      perform private.fail_execution(execution.id, 'EXECUTION_LOST', format(
-        '%s workers in a row were lost at prompt %s of %s.',
-        execution.lost_leases, execution.current_prompt_index + 1, execution.total_prompts));
-    end loop;
+    claim := private.claim_execution_of(next.owner_id, next.created_at, worker, moment);
+    if claim is not null then
+      return claim;
+    end if;
   end loop;
   return null;
 end;
@@ -172,7 +206,7 @@ comment on function public.yield_execution is
 create function private.store_prompt_result(
   execution_id uuid, prompt_index int, owner_id uuid, attempts int, moment timestamptz, prompt_result jsonb
 )
-returns void
+returns boolean
 language plpgsql
 set search_path = ''
 as $$
@@ -191,6 +225,7 @@ begin
   set attempts = excluded.attempts, duration_ms = excluded.duration_ms, omitted_pairs = excluded.omitted_pairs,
     completed_at = excluded.completed_at, response = excluded.response, error = excluded.error, usage = excluded.usage
   where r.response is null;
+  return found;
 end;
 $$;
 comment on function private.store_prompt_result is 'Writes what became of one prompt; the caller holds the lock of the execution.';
@@ -203,18 +238,21 @@ set search_path = ''
 as $$
 declare
   moment timestamptz := lifecycle.now();
+  response text := prompt_result ->> 'response';
+  is_stored boolean;
+  is_pushed boolean;
   execution record;
   stored record;
 begin
   if jsonb_typeof(prompt_result) is distinct from 'object'
-    or (prompt_result ->> 'response' is null) = (nullif(btrim(prompt_result ->> 'error'), '') is null)
+    or (response is null) = (nullif(btrim(prompt_result ->> 'error'), '') is null)
   then
     perform lifecycle.refuse_input('prompt_result', 'must have either a response or an error.');
-  elsif octet_length(prompt_result ->> 'response') > 262144 then
+  elsif octet_length(response) > 262144 then
     perform lifecycle.refuse_input('prompt_result', 'has a response of at most 256 KB.');
   end if;
 
-  if prompt_result ->> 'response' is not null then
+  if response is not null then
     -- One update for the usual case; everything else is sorted out below.
     update public.flow_executions e
     set current_prompt_index = prompt_index + 1, progressed_at = moment, prompt_attempts = 0, lost_leases = 0,
@@ -226,11 +264,11 @@ begin
     returning e.owner_id, e.status, e.version, e.current_prompt_index, e.total_prompts into execution;
     if found then
       -- The attempts in vain are those that were counted before this one.
-      perform private.store_prompt_result(id, prompt_index, execution.owner_id,
+      is_stored := private.store_prompt_result(id, prompt_index, execution.owner_id,
         coalesce((prompt_result ->> 'attempts')::int, 1), moment, prompt_result);
       -- Of the last one the guard has told already, before the end.
       if execution.status = 'running' then
-        perform private.push_progress(id, execution.owner_id, execution.status, execution.version,
+        is_pushed := private.push_progress(id, execution.owner_id, execution.status, execution.version,
           execution.current_prompt_index, execution.total_prompts, moment);
       end if;
       return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'id', id, 'status', execution.status,
@@ -279,21 +317,31 @@ create function private.push_progress(
   id uuid, owner_id uuid, status public.flow_execution_status, version int,
   current_prompt_index int, total_prompts int, moment timestamptz
 )
-returns void
+returns boolean
 language plpgsql
 set search_path = ''
 as $$
+declare
+  is_pushed boolean;
+  is_hinted boolean;
 begin
-  if (select s.push from lifecycle.settings s) then
-    perform realtime.send(
-      jsonb_build_object(
-        'machine', 'flow_execution', 'subject_id', id, 'seq', version, 'version', version, 'status', status,
-        'current_prompt_index', current_prompt_index, 'total_prompts', total_prompts, 'at', moment
-      ),
-      'progress', 'flow_execution:' || id, true
-    );
-    perform lifecycle.hint_owner(owner_id);
+  select s.push,
+    not exists (select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > moment - s.hint_interval)
+    or not exists (
+      select from lifecycle.hints h
+      where h.topic = 'owner:' || push_progress.owner_id and h.hinted_at > moment - s.hint_interval
+    )
+  into is_pushed, is_hinted
+  from lifecycle.settings s;
+  if is_pushed then
+    is_pushed := realtime.send(
+      private.progress_json(id, status, version, current_prompt_index, total_prompts, moment),
+      'progress', 'flow_execution:' || id, true) is not null;
+    if is_hinted then
+      perform lifecycle.hint_owner(owner_id);
+    end if;
   end if;
+  return is_pushed;
 end;
 $$;
 comment on function private.push_progress is 'Pushes how far an execution is to its topic, and hints to its owner.';
@@ -312,6 +360,13 @@ declare
 begin
   if coalesce(complete_execution.status not in ('completed', 'failed'), true) then
     perform lifecycle.refuse_input('status', 'must be completed or failed.');
+  end if;
+  -- An end stays: whoever only confirms it need not lock.
+  perform from public.flow_executions e
+  where e.id = complete_execution.id and e.lease_token = complete_execution.lease_token
+    and e.status <> 'running' and e.status::text = complete_execution.status;
+  if found then
+    return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'id', id, 'status', status);
   end if;
   select * into execution from public.flow_executions e
   where e.id = complete_execution.id and e.lease_token = complete_execution.lease_token
@@ -371,7 +426,7 @@ $$;
 comment on function private.expire_execution is 'Ends an execution that nobody goes on with. False: its deadline had not passed after all.';
 
 revoke execute on function
-  private.conversation_of(uuid, jsonb, int),
+  private.conversation_of(uuid, jsonb, int), private.claim_execution_of(uuid, timestamptz, text, timestamptz),
   private.store_prompt_result(uuid, int, uuid, int, timestamptz, jsonb),
   private.push_progress(uuid, uuid, public.flow_execution_status, int, int, int, timestamptz),
   private.expire_execution(uuid)

@@ -11,16 +11,17 @@ begin
   update public.webhook_deliveries d
   set payload = jsonb_set(d.payload, '{data,bot}', private.bot_json(new)), payload_complete = true
   where d.subject_id = new.bot_id and not d.payload_complete;
+  perform set_config('rollcall.webhooks', '', true);
   return null;
 end;
 $$;
 comment on function private.complete_webhooks is 'Adds to the deliveries of a transition the bot as it is right after it.';
 
+-- Only where the guard queued something: most owners have no webhooks.
 create trigger complete_webhooks_of_new after insert on public.workflow_threads
-  for each row when (new.bot_status is not null) execute function private.complete_webhooks();
-create trigger complete_webhooks after update on public.workflow_threads
-  for each row when ((old.bot_status, old.meeting_status) is distinct from (new.bot_status, new.meeting_status))
-  execute function private.complete_webhooks();
+  for each row when (current_setting('rollcall.webhooks', true) = 'queued') execute function private.complete_webhooks();
+create trigger complete_webhooks after update of bot_status, meeting_status on public.workflow_threads
+  for each row when (current_setting('rollcall.webhooks', true) = 'queued') execute function private.complete_webhooks();
 
 create function private.webhook_subject(machine text, subject_id uuid)
 returns jsonb

@@ -1,17 +1,18 @@
 /**
  * How long a transition takes from its COMMIT (sent) to the callbacks of Realtime and of `bots.watch()`, next to what
- * Postgres itself takes for a NOTIFY. Run: node tests/bench/latency.ts
+ * Postgres itself takes for a NOTIFY.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { createClient } from '@supabase/supabase-js'
 import postgres from 'postgres'
 import { createRollcall } from '../../src/index.ts'
-import { startStack } from '../../src/local/stack.ts'
+import { type Stack, startStack } from '../../src/local/stack.ts'
 import { signUp } from '../support/stack.ts'
 import { playedBot, step } from '../support/watched_bots.ts'
+import { median, quantile, type Row } from './measure.ts'
 
 const CLIENTS = 5
 const LIVES = 3
@@ -20,28 +21,45 @@ const SPACING_MS = 1700
 /** The steps of a bot that nobody else takes for it. */
 const steps = ['joining', 'awaiting_admission', 'active', 'left'] as const
 
-const dir = mkdtempSync(join(tmpdir(), 'rollcall-latency-'))
-const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
-const sql = postgres(stack.db_url, { max: CLIENTS + 2, onnotice: () => {} })
-try {
-  report('a bare NOTIFY', await notifications(100))
-  const samples = await Promise.all(Array.from({ length: CLIENTS }, (_, i) => watched(i)))
-  report(
-    'a push of Realtime',
-    samples.flatMap(({ pushed }) => pushed),
-  )
-  report(
-    'bots.watch(), which reads the history',
-    samples.flatMap(({ watched }) => watched),
-  )
-} finally {
-  await sql.end({ timeout: 1 })
-  await stack.stop()
-  rmSync(dir, { recursive: true, force: true })
+export async function latency(): Promise<Row[]> {
+  const dir = mkdtempSync(join(tmpdir(), 'rollcall-latency-'))
+  // Where benchmarks run as root, Postgres runs as somebody else.
+  chmodSync(dir, 0o755)
+  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
+  const sql = postgres(stack.db_url, { max: CLIENTS + 2, onnotice: () => {} })
+  try {
+    const echoes = [...(await notifications(sql, 100))]
+    const samples = await Promise.all(Array.from({ length: CLIENTS }, (_, i) => watched(stack, sql, i)))
+    echoes.push(...(await notifications(sql, 100)))
+    const echo = median(echoes)
+    const row = (what: string, times: number[], must: number | null): Row => ({
+      what,
+      must: must === null ? '' : `under ${must} times`,
+      goal: '',
+      measured: `${(median(times) / echo).toFixed(1)} times (median ${median(times).toFixed(1)} ms, p95 ${quantile(times, 0.95).toFixed(1)} ms, n ${times.length})`,
+      reached: must === null ? null : median(times) / echo < must,
+    })
+    return [
+      row('a bare LISTEN/NOTIFY echo', echoes, null),
+      row(
+        'a push of Realtime',
+        samples.flatMap(({ pushed }) => pushed),
+        null,
+      ),
+      row(
+        'the callback of `bots.watch()`',
+        samples.flatMap(({ watched }) => watched),
+        1.5,
+      ),
+    ]
+  } finally {
+    await sql.end({ timeout: 1 })
+    await stack.stop()
+    rmSync(dir, { recursive: true, force: true })
+  }
 }
-process.exit(0)
 
-async function notifications(n: number): Promise<number[]> {
+async function notifications(sql: postgres.Sql, n: number): Promise<number[]> {
   const times: number[] = []
   let heard = Promise.withResolvers<number>()
   const { unlisten } = await sql.listen('echo', () => heard.resolve(performance.now()))
@@ -56,7 +74,11 @@ async function notifications(n: number): Promise<number[]> {
   return times
 }
 
-async function watched(nth: number): Promise<{ pushed: number[]; watched: number[] }> {
+async function watched(
+  stack: Stack,
+  sql: postgres.Sql,
+  nth: number,
+): Promise<{ pushed: number[]; watched: number[] }> {
   const times = { pushed: [] as number[], watched: [] as number[] }
   const user = await signUp(stack)
   const rollcall = createRollcall(user.client)
@@ -97,10 +119,4 @@ async function watched(nth: number): Promise<{ pushed: number[]; watched: number
     await listener.removeChannel(channel)
   }
   return times
-}
-
-function report(what: string, times: number[]): void {
-  const sorted = [...times].sort((a, b) => a - b)
-  const at = (share: number) => (sorted[Math.floor(share * (sorted.length - 1))] ?? 0).toFixed(1)
-  console.log(`${what}: n ${sorted.length}, median ${at(0.5)} ms, p95 ${at(0.95)} ms, max ${at(1)} ms`)
 }
