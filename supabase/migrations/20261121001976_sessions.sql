@@ -349,8 +349,10 @@ begin
   where s.id = renew_session.session_id and s.lease_token = renew_session.lease_token and s.status = 'running'
     and s.lease_owner is not null;
   if not found then
-    -- PT404 for what is no session.
-    perform private.hold_session(session_id, lease_token);
+    -- Whoever waited for the session holds it now, update or not: the workflow may not be locked behind it.
+    if not exists (select from public.script_runs s where s.id = renew_session.session_id) then
+      perform lifecycle.refuse(404, 'session_not_found', 'No session has this id.');
+    end if;
     perform lifecycle.refuse(409, 'stale_lease', 'Another worker has the session, or it has ended: claim one again.');
   end if;
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'lease_expires_at', expires);
