@@ -9,6 +9,7 @@ import { runLane, WORKING_LANES, type WorkContext } from './lanes.ts'
 import { errorFields, log } from './log.ts'
 import { node_sockets } from './node_sockets.ts'
 import { workerSettings } from './settings.ts'
+import { endWhenStuck } from './stuck_thread.ts'
 
 // npm run worker: the lanes of the work function as a process, without its time limits. Any number may run.
 
@@ -22,6 +23,9 @@ const AT_A_TIME: Partial<Record<Lane, number>> = { containers: 4, processing: 2,
 
 /** Lanes that compute without a break: each piece at a time has a thread, so that no lease waits for another's script. */
 const IN_THREADS: Lane[] = ['scripts']
+
+/** How long a thread may compute without a pause, in ms: three times what a phase of a script may. */
+const STUCK_MS = 90_000
 
 interface Project {
   url: string
@@ -87,6 +91,7 @@ interface ThreadData {
 async function workInThread(data: ThreadData, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     const thread = new Worker(new URL(import.meta.url), { workerData: data })
+    endWhenStuck(thread, STUCK_MS, () => log('error', 'thread_stuck', { lane: data.lane }))
     const stop = () => thread.postMessage('stop')
     signal.addEventListener('abort', stop)
     thread.on('error', (error) =>
