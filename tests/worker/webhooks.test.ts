@@ -122,14 +122,16 @@ test('two workers send each delivery once, and the events of a run in order', as
   }
 })
 
-test('a later event of a run waits while an earlier one is retried, and not for ever', async () => {
+test('a later event of a run waits while an earlier one is retried, and not for ever', {
+  timeout: 60_000,
+}, async () => {
   await project.sql`
-    update lifecycle.settings set webhook_retries = '{300 ms,300 ms,1 h}', webhook_patience = '3 s'`
+    update lifecycle.settings set webhook_retries = '{300 ms,300 ms,1 h}', webhook_patience = '10 s'`
   receiver.answers[path] = [500, 500, 500]
   await subscribe(['meeting.requested', 'bot.pending'])
   startWorker()
   await play()
-  await arrived(4)
+  await arrived(4, 40_000)
   const told = receiver.at(path).map(({ body }) => body.type)
   expect(told).toEqual(['meeting.requested', 'meeting.requested', 'meeting.requested', 'bot.pending'])
   await expect.poll(states).toEqual(['pending', 'delivered'])
