@@ -14,6 +14,8 @@ export interface Action {
   /** What the toast says. */
   done: string
   is_dangerous: boolean
+  /** The history keeps why it was done, if somebody says why. */
+  takes_reason: boolean
 }
 
 function action(name: string, button: string, words: string, more: Partial<Action> = {}): Action {
@@ -25,6 +27,7 @@ function action(name: string, button: string, words: string, more: Partial<Actio
     keep: 'Cancel',
     done: 'Done.',
     is_dangerous: false,
+    takes_reason: false,
     ...more,
   }
 }
@@ -35,6 +38,7 @@ const of_bots: Action[] = [
     keep: 'Keep running',
     done: 'The bot was told to leave.',
     is_dangerous: true,
+    takes_reason: true,
   }),
   action(
     'retry',
@@ -123,10 +127,14 @@ export async function perform(
   row: RunRow,
   { name }: Action,
   idempotency_key: string,
+  reason = '',
 ): Promise<string | null> {
   const headers = { 'idempotency-key': idempotency_key }
   if (row.kind === 'bot' && name === 'stop') {
-    await source.call('stop', { body: { bot_id: row.id }, headers })
+    await source.call('stop', {
+      body: { bot_id: row.id, ...(reason.trim() && { reason: reason.trim() }) },
+      headers,
+    })
     return null
   }
   if (row.kind === 'bot') {

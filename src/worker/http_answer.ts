@@ -51,7 +51,7 @@ export class AnswerReader {
     if (/\bchunked\s*$/i.test(headers['transfer-encoding'] ?? '')) {
       for (;;) {
         const line = await this.#until('\r\n', 1024)
-        const size = line === null ? Number.NaN : Number.parseInt(line, 16)
+        const size = /^[0-9a-f]+/i.test(line ?? '') ? Number.parseInt(line ?? '', 16) : Number.NaN
         if (Number.isNaN(size)) return end('cut')
         if (size === 0) return end(null)
         const is_whole = await this.#take(size, body)
@@ -70,11 +70,11 @@ export class AnswerReader {
   /** What comes before a mark, which is taken too; null if the connection ends or too much comes before it does. */
   async #until(mark: string, max_bytes: number): Promise<string | null> {
     for (;;) {
-      const text = new TextDecoder('latin1').decode(this.#rest)
-      const at = text.indexOf(mark)
+      const at = placeOf(mark, this.#rest)
       if (at >= 0 && at <= max_bytes) {
+        const text = new TextDecoder('latin1').decode(this.#rest.subarray(0, at))
         this.#rest = this.#rest.subarray(at + mark.length)
-        return text.slice(0, at)
+        return text
       }
       if (this.#rest.length > max_bytes || !(await this.#more())) return null
     }
@@ -115,7 +115,7 @@ export class AnswerReader {
 class Bytes {
   is_full = false
   readonly #max_bytes: number
-  readonly #parts: Uint8Array[] = []
+  #bytes = new Uint8Array(4096)
   #length = 0
 
   constructor(max_bytes: number) {
@@ -127,19 +127,29 @@ class Bytes {
       this.is_full = true
       return
     }
-    this.#parts.push(part)
-    this.#length += part.length
+    const length = this.#length + part.length
+    if (length > this.#bytes.length) {
+      // In one piece, however small the parts are in which it comes.
+      const larger = new Uint8Array(Math.max(length, 2 * this.#bytes.length))
+      larger.set(this.joined())
+      this.#bytes = larger
+    }
+    this.#bytes.set(part, this.#length)
+    this.#length = length
   }
 
   joined(): Uint8Array {
-    const all = new Uint8Array(this.#length)
-    let at = 0
-    for (const part of this.#parts) {
-      all.set(part, at)
-      at += part.length
-    }
-    return all
+    return this.#bytes.subarray(0, this.#length)
   }
+}
+
+/** Where a mark of ASCII begins; -1 if it is not there. */
+function placeOf(mark: string, bytes: Uint8Array): number {
+  const codes = Array.from(mark, (letter) => letter.charCodeAt(0))
+  for (let at = bytes.indexOf(codes[0] ?? 0); at >= 0; at = bytes.indexOf(codes[0] ?? 0, at + 1)) {
+    if (codes.every((code, index) => bytes[at + index] === code)) return at
+  }
+  return -1
 }
 
 function headersIn(lines: string[]): Record<string, string> {

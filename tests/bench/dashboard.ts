@@ -34,6 +34,7 @@ async function openFull(browser: Browser): Promise<{ page: Page; cdp: CDPSession
   await cdp.send('Performance.enable')
   await page.locator('.runs .body .row').first().waitFor()
   await page.evaluate(async () => {
+    window.fixture.counts = await window.fixture.countAll()
     const list = document.querySelector('.runs')
     if (!list) return
     while (document.body.innerText.includes('Load older')) {

@@ -142,9 +142,10 @@ test('Stop asks, sends once, and says that it was asked until the bot has stoppe
   await dialog.getByText('running', { exact: true }).waitFor()
   const keep = dialog.getByRole('button', { name: 'Keep running' })
   await expect.poll(() => keep.evaluate((element) => element === document.activeElement)).toBe(true)
+  await dialog.getByLabel('Reason').fill('the meeting was moved')
   await dialog.getByRole('button', { name: 'Stop' }).dblclick()
   await expect.poll(() => dialog.count()).toBe(0)
-  expect((await sent(page)).map(({ path }) => path)).toEqual(['stop'])
+  expect(await sent(page)).toMatchObject([{ path: 'stop', body: { reason: 'the meeting was moved' } }])
   await page.getByText('stop requested just now').waitFor()
   expect(await page.getByRole('button', { name: 'Stop' }).getAttribute('aria-disabled')).toBe('true')
   await inFixture(page, (fixture) => {

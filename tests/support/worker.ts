@@ -29,7 +29,16 @@ export function workerOf(
 
 /** `npm run worker` as a process. Whoever starts it ends it. */
 export function spawnWorker(env: Record<string, string>): ChildProcess {
-  return spawn(process.execPath, [join(import.meta.dirname, '../../src/worker/main.ts')], {
+  return run('../../src/worker/main.ts', env)
+}
+
+/** A process that works on nothing but sessions of workflows. Whoever starts it ends it. */
+export function spawnSessions(env: Record<string, string>): ChildProcess {
+  return run('session_process.ts', env)
+}
+
+function run(file: string, env: Record<string, string>): ChildProcess {
+  return spawn(process.execPath, [join(import.meta.dirname, file)], {
     env: { PATH: process.env.PATH ?? '', ...env },
     stdio: 'ignore',
   })

@@ -19,7 +19,7 @@ import { type Ledger, type LedgerAnswer, startLedger } from '../support/ledger.t
 import { type Project, startProject } from '../support/project.ts'
 import { rpc } from '../support/rpc.ts'
 import { type WatchedRequests, watchRequests } from '../support/watched_requests.ts'
-import { spawnWorker, workerOf } from '../support/worker.ts'
+import { spawnSessions, workerOf } from '../support/worker.ts'
 
 let project: Project
 let ledger: Ledger
@@ -43,14 +43,14 @@ afterAll(async () => {
   await ledger?.close()
 })
 
-/** What a worker at a session waits for. Claims are left out but for the first: other threads look for work too. */
+/** What a worker at a session waits for. Claims are left out but for the first: a worker asks until there is one. */
 const OF_A_SESSION =
   /rpc\/(create_handler_run|advance_handler_run|peek_events|read_workflow_secrets|begin_mutation|apply_mutation|fail_mutation|update_handler_run_status|commit_\w+|finish_session)|\/feed\/|\/orders/
 
 /** Notes the awaits of a session by their paths, and has the worker drop dead at one of them. */
 function watchAwaits(kill?: { point: number; moment: 'before' | 'after'; by: () => void }): string[] {
   const seen: string[] = []
-  // Several threads claim at the same time: of their claims the first counts, and the first answer.
+  // Of the claims the first counts, and the first answer.
   const claims = { before: 0, after: 0 }
   let is_dead = false
   const at: WatchedRequests['at'] = (moment, path) => {
@@ -202,7 +202,7 @@ for (const { what, reconcile, answer, at, least_points, asks_persons } of scenar
         const label = `killed ${moment} await ${point}, ${awaits[point]}`
         const item = randomUUID()
         const automation = await ordering(item, { reconcile, answer })
-        const child = spawnWorker(env)
+        const child = spawnSessions(env)
         const died = once(child, 'exit')
         watchAwaits({ point, moment, by: () => child.kill('SIGKILL') })
         const is_killed = await Promise.race([died.then(() => true), pause(30_000).then(() => false)])

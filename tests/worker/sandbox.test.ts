@@ -76,6 +76,42 @@ describe('a phase', () => {
     expect(logs[0]).toMatchObject({ level: 'warn', text: 'a {"b":1} Error: c' })
     expect(logs.reduce((sum, { text }) => sum + text.length, 0)).toBeLessThan(66_000)
     expect(logs.at(-1)?.text).toContain('the rest is not kept')
+    const { logs: empty } = await run({ handler: `for (let i = 0; i < 3000; i++) console.log('')` })
+    expect(empty.length).toBeLessThan(1100)
+  })
+
+  test('waits for its turn without losing time of its own', async () => {
+    const get = () => new Promise((done) => setTimeout(done, 300, {}))
+    const slow = run({ handler: `await Http.get('a')` }, { tools: { get } })
+    const quick = run({ handler: 'return 1' }, { wall_ms: 100 })
+    await slow
+    expect((await quick).value).toBe(1)
+  })
+
+  test('calls eight services at a time, and goes on with the others', async () => {
+    let open = 0
+    let most = 0
+    const get = async () => {
+      most = Math.max(most, ++open)
+      await new Promise((done) => setTimeout(done, 1))
+      open--
+      return {}
+    }
+    const handler = `const all = []; for (let i = 0; i < 50; i++) all.push(Http.get('a')); return (await Promise.all(all)).length`
+    expect((await run({ handler }, { tools: { get } })).value).toBe(50)
+    expect(most).toBe(8)
+  })
+
+  test('waits for what it has sent, also where the script breaks its sandbox meanwhile', async () => {
+    let ended = false
+    const send = async () => {
+      await new Promise((done) => setTimeout(done, 50))
+      ended = true
+      return {}
+    }
+    const mutate = `Http.send({ url: 'a' }); const all = []; for (;;) all.push(new Uint8Array(1e6))`
+    await failureOf(run({ mutate }, { tools: { send } }))
+    expect(ended).toBe(true)
   })
 
   test('knows no time but that of its start, and no randomness', async () => {
@@ -207,6 +243,24 @@ const hostile: [string, string, RegExp][] = [
   ['a result of 2 MB', `return 'x'.repeat(2e6)`, /more than 1 MB/],
   ['a promise that never comes', 'await new Promise(() => {})', /never comes/],
   ['an import', `await import('node:fs')`, /could not load module/],
+  ['a flood of large lines', `for (;;) console.log('x'.repeat(9e5))`, /more than 0.3 s of CPU/],
+  ['steps that take long', 'const a = new Uint32Array(1e7); for (;;) a.fill(1)', /more than 0.3 s of CPU/],
+  [
+    'memory that leaves no room for an answer',
+    `const all = []; try { for (;;) all.push('x'.repeat(2e5) + all.length) } catch {}
+     all.pop(); await Http.get('large')`,
+    /more than 64 MB|CPU/,
+  ],
+  [
+    'memory that leaves no room for a call',
+    'for (;;) Http.get("a").catch(() => {})',
+    /more than 64 MB|out of memory|CPU|no JSON/,
+  ],
+  ['calls that are awaited when the time is up', `for (;;) await Http.get('a')`, /CPU|at most 1000/],
+  ['2 MB for a tool, caught', `try { await Http.get('x'.repeat(2e6)) } catch {}`, /more than 1 MB/],
+  ['a circle for a tool, caught', `const a = {}; a.a = a; try { await Http.get(a) } catch {}`, /no JSON/],
+  ['a forged list of arguments', 'Array.prototype.toJSON = () => 5; await Http.get("a")', /no JSON/],
+  ['a thrown forgery', `Object.prototype.toJSON = () => null; throw new Error('mine')`, /Error: mine/],
   ['a thrown null', 'throw null', /threw null/],
   ['a timer', 'setTimeout(() => {}, 1)', /setTimeout/],
   ['fetch', `await fetch('https://example.com')`, /fetch/],
@@ -229,7 +283,8 @@ describe('a hostile script', () => {
   test.each(hostile)('with %s ends as wrong, and the next one runs', async (_what, body, complaint) => {
     const prototypes = [Object.prototype, Array.prototype, Promise.prototype, Function.prototype]
     const before = prototypes.map((prototype) => Reflect.ownKeys(prototype))
-    const failure = await failureOf(run({ handler: body }, { tools: { get: async () => ({}) } }))
+    const get = async ({ url }: Record<string, unknown>) => (url === 'large' ? 'y'.repeat(1e6) : {})
+    const failure = await failureOf(run({ handler: body }, { tools: { get } }))
     expect(failure.error_class).toBe('logic')
     expect(failure.message).toMatch(complaint)
     expect(prototypes.map((prototype) => Reflect.ownKeys(prototype))).toEqual(before)
@@ -247,6 +302,36 @@ describe('a hostile script', () => {
     })
     expect(value).toEqual({ fine: true })
     expect(publications).toHaveLength(1)
+  })
+
+  test('that forges JSON forges what it says, and nothing else', async () => {
+    const forge = (forged: string) =>
+      run({ handler: `Object.prototype.toJSON = () => (${forged}); return {}` })
+    for (const forged of ['null', '5', '{ failure: "x" }']) {
+      expect((await forge(forged)).value, forged).toEqual(JSON.parse(forged.replace(/(\w+):/g, '"$1":')))
+    }
+    const { logs } = await run({
+      handler: `Array.prototype.toJSON = () => ['info', {}]; console.log('a'); console.log('b'.repeat(1e5)); console.log('c')`,
+    })
+    expect(logs.map(({ text }) => text.length)).toEqual([1, expect.any(Number)])
+    expect(logs[1]?.text.length).toBeLessThan(66_000)
+  })
+
+  test('finds no clock, wherever it looks', async () => {
+    const { value } = await run({
+      handler: `
+        const near = [Date, Date.prototype.constructor, Object.getPrototypeOf(Date), (new Date(0)).constructor]
+        const times = [Date(), new Date().toString(), Reflect.construct(Date, []).toString()]
+        for (const one of near) { try { times.push(new one().toString()) } catch {} }
+        return { times: [...new Set(times)], is_date: new Date(5) instanceof Date, more: typeof performance, utc: Date.UTC(1970, 0), parsed: Date.parse('1970-01-01') }`,
+    })
+    expect(value).toEqual({
+      times: [expect.stringContaining('Mar 01 2026 12:00:00')],
+      is_date: true,
+      more: 'undefined',
+      utc: 0,
+      parsed: 0,
+    })
   })
 
   test('finds nothing of its host, however it asks', async () => {

@@ -140,6 +140,37 @@ describe('an answer', () => {
     })
   }
 
+  test('in very many parts is read in a moment', async () => {
+    const parts = 400_000
+    says('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n', '1\r\nx\r\n'.repeat(parts), '0\r\n\r\n')
+    expect(await getTool({ url }, options({ timeout_ms: 20_000 }))).toMatchObject({ body: 'x'.repeat(parts) })
+  }, 30_000)
+
+  test('with a part of no length ends there', async () => {
+    says('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-5\r\n\r\n')
+    expect(await failure(send())).toMatchObject({ error_class: 'network', http_status: 200 })
+  })
+
+  test('that is nested without an end still says that the call succeeded', async () => {
+    says(json('['.repeat(500_000) + ']'.repeat(500_000)))
+    const failed = await failure(send())
+    expect(failed).toMatchObject({
+      error_class: 'logic',
+      http_status: 200,
+      answer: { status: 200, body: null },
+    })
+  })
+
+  test('that repeats a secret is told without it', async () => {
+    says(
+      `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-echo: Bearer sesame\r\ncontent-length: 23\r\n\r\n{"got":"Bearer sesame"}`,
+    )
+    expect(await send({ headers: { authorization: 'Bearer {{secret.TOKEN}}' } })).toMatchObject({
+      headers: { 'x-echo': 'Bearer [secret]' },
+      body: { got: 'Bearer [secret]' },
+    })
+  })
+
   test('whose head came and whose body never does has succeeded too', async () => {
     says('HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\nhalf')
     const failed = await failure(send({}, options({ timeout_ms: 300 })))

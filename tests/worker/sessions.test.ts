@@ -579,9 +579,12 @@ describe('200 workflows and four workers', () => {
       from public.script_runs s where s.workflow_id = any (${ids}) order by s.started_at`
     try {
       const done = async () => (await sessions()).filter(({ status }) => status === 'success').length
-      await expect.poll(done, { timeout: 60_000 }).toBeGreaterThan(0)
       // The one that hangs was the first, and hangs on until its send is cut off: others are done meanwhile.
-      expect(await lastRun(failing)).toMatchObject({ status: 'active', phase: 'mutating' })
+      const hangs = { status: 'active', phase: 'mutating' }
+      await expect.poll(() => lastRun(failing), { timeout: 60_000 }).toMatchObject(hangs)
+      const done_at_first = await done()
+      await expect.poll(done, { timeout: 60_000 }).toBeGreaterThan(done_at_first)
+      expect(await lastRun(failing)).toMatchObject(hangs)
       await expect.poll(done, { timeout: 200_000, interval: 500 }).toBe(200)
       await expect
         .poll(async () => (await lastRun(failing)).status, { timeout: 60_000 })

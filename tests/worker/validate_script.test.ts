@@ -57,6 +57,22 @@ const wrong: [string, string, string[]][] = [
     good.replace(`interval: '5m'`, `cron: '0 0 30 2 *'`),
     ['producers.poll.schedule.cron'],
   ],
+  [
+    'a cron that ends',
+    good.replace(`interval: '5m'`, `cron: '2099-01-01T00:00:00'`),
+    ['producers.poll.schedule.cron'],
+  ],
+  [
+    'a cron with a year',
+    good.replace(`interval: '5m'`, `cron: '0 0 0 1 1 * 2099'`),
+    ['producers.poll.schedule.cron'],
+  ],
+  ['a tool without a handler', `${good}; Http.get('x').catch(() => {})`, ['code']],
+  ['a name of the language', good.replace('poll:', `['__proto__']:`), ['producers']],
+  ['a list that is forged', `workflow = { topics: [1] }; Array.prototype.map = () => 5`, ['topics']],
+  ['a shape that is forged', 'workflow = {}; Object.prototype.toJSON = () => null', ['producers']],
+  ['a list without an end', `workflow = { topics: new Array(1e9) }`, ['code']],
+  ['a getter without an end', `workflow = { get topics() { for (;;) {} } }`, ['code']],
   ['a name that is none', good.replace('poll:', `'a b':`), ['producers']],
   ['300 KB', good + ' '.repeat(300_000), ['code']],
 ]
@@ -74,6 +90,18 @@ test('a script that will do is read without calling its handlers', async () => {
 test.each(wrong)('%s is an issue with its place', async (_what, code, paths) => {
   const { issues } = await validateScript(code)
   expect(issues.map(({ path }) => path)).toEqual(paths)
+})
+
+test.each(['', 'const ', 'let ', 'var ', 'globalThis.', `'use strict'; `])(
+  'it may begin with %j',
+  async (how) => {
+    expect((await validateScript(how + good)).issues).toEqual([])
+  },
+)
+
+test('of very many issues the first 50 are told', async () => {
+  const code = `workflow = { producers: {} }; for (let i = 0; i < 999; i++) workflow.producers['a ' + i] = {}`
+  expect((await validateScript(code)).issues).toHaveLength(50)
 })
 
 test('several issues are told at once', async () => {

@@ -29,6 +29,7 @@ export function ActionDialog({
   const [row, setRow] = useState(at_first)
   const [is_sending, setSending] = useState(false)
   const [trouble, setTrouble] = useState<Trouble | null>(null)
+  const [reason, setReason] = useState('')
   const keep = useRef<HTMLButtonElement>(null)
   const key = useRef(newKey())
   const sending = useRef(false)
@@ -53,7 +54,7 @@ export function ActionDialog({
     setSending(true)
     setTrouble(null)
     try {
-      const new_id = await perform(source, row, action, key.current)
+      const new_id = await perform(source, row, action, key.current, reason)
       const link = new_id ? { hash: runHash(new_id), text: 'Open the new run' } : null
       tell(action.done, { link })
       announce(action.done)
@@ -111,6 +112,17 @@ export function ActionDialog({
         </p>
       ) : (
         <p>{is_possible ? action.words : 'In this state that is not possible any more.'}</p>
+      )}
+      {action.takes_reason && is_possible && (
+        <label class="field">
+          Reason, for its history (optional)
+          <input
+            type="text"
+            maxLength={500}
+            value={reason}
+            onInput={(event) => setReason(event.currentTarget.value)}
+          />
+        </label>
       )}
       <div class="buttons">
         <button type="button" ref={keep} onClick={() => onClose(false)}>

@@ -5,6 +5,12 @@ import { type ErrorClass, ScriptFailure } from './script_failure.ts'
 /** The largest answer that is read, in bytes. */
 const MAX_ANSWER = 1024 * 1024
 
+/** How deep an answer may be nested: deeper ones can be neither told to a script nor stored. */
+const MAX_DEPTH = 100
+
+/** A shorter secret is not looked for in answers: it would be found in every other word. */
+const MIN_SECRET = 4
+
 /** `{{secret.NAME}}` in the value of a header. */
 const SECRET = /\{\{\s*secret\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}/g
 
@@ -90,7 +96,7 @@ async function call(
   const url = urlOf(request)
   const host = url.host
   const { headers, body } = contentOf(method, request)
-  const filled = await filledHeaders(headers, options)
+  const { filled, secrets } = await filledHeaders(headers, options)
   const timeout_ms = options.timeout_ms - (performance.now() - started)
   if (timeout_ms <= 0) throw notSent('network', `${host}: there was no time left to call it.`)
   let answer: Awaited<ReturnType<typeof requestPinned>>
@@ -125,16 +131,20 @@ async function call(
       http_status: null,
     })
   }
-  return read(method, host, answer)
+  return read(method, host, answer, secrets)
 }
 
 function read(
   method: string,
   service: string,
   answer: Awaited<ReturnType<typeof requestPinned>>,
+  secrets: string[],
 ): HttpAnswer {
   const what = `${method} ${service}`
-  const { status, headers, body, body_problem } = answer
+  const { status, body, body_problem } = answer
+  const headers = Object.fromEntries(
+    Object.entries(answer.headers).map(([name, value]) => [name, withoutSecrets(value, secrets)]),
+  )
   const fields = { service, request_sent: true, http_status: status }
   if (status < 200 || status > 299) {
     const more = status < 400 ? ' Redirects are not followed.' : ''
@@ -145,14 +155,34 @@ function read(
   if (body_problem === 'too large')
     throw new ScriptFailure('logic', `${what}: the answer is larger than 1 MB.`, known)
   if (body_problem === 'cut') throw new ScriptFailure('network', `${what}: the answer was cut off.`, known)
-  const text = new TextDecoder().decode(body).replaceAll('\0', '\uFFFD')
+  const text = withoutSecrets(new TextDecoder().decode(body).replaceAll('\0', '\uFFFD'), secrets)
   if (!/\bjson\b/i.test(headers['content-type'] ?? '')) return { status, headers, body: text }
   if (text.trim() === '') return { status, headers, body: null }
+  let parsed: unknown
   try {
-    return { status, headers, body: JSON.parse(text) }
+    parsed = JSON.parse(text)
   } catch {
     throw new ScriptFailure('logic', `${what}: the answer says that it is JSON, and is not.`, known)
   }
+  if (isDeeper(parsed, MAX_DEPTH))
+    throw new ScriptFailure('logic', `${what}: the answer is nested more than ${MAX_DEPTH} deep.`, known)
+  return { status, headers, body: parsed }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1))
+}
+
+/** What a service has repeated of what it was sent is not for the script to see. */
+function withoutSecrets(text: string, secrets: string[]): string {
+  let blotted = text
+  for (const secret of secrets) {
+    if (secret.length < MIN_SECRET) continue
+    for (const form of [secret, JSON.stringify(secret).slice(1, -1)])
+      blotted = blotted.replaceAll(form, '[secret]')
+  }
+  return blotted
 }
 
 /** Whose fault an answer is. */
@@ -202,7 +232,7 @@ function contentOf(
 async function filledHeaders(
   headers: Record<string, string>,
   { secrets }: HttpOptions,
-): Promise<Record<string, string>> {
+): Promise<{ filled: Record<string, string>; secrets: string[] }> {
   const names = Object.values(headers).flatMap((value) =>
     [...value.matchAll(SECRET)].map(([, name = '']) => name),
   )
@@ -212,19 +242,18 @@ async function filledHeaders(
       throw notSent('auth', `The secret ${name} is not set: set it, then resume the workflow.`)
     }
   }
-  return Object.fromEntries(
-    Object.entries(headers).map(([name, value]) => {
-      const filled = value.replaceAll(SECRET, (_, secret: string) => (known[secret] ?? '').trim())
-      // A line break would begin another header; what is beyond a byte can not be sent.
-      if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(filled)) {
-        throw notSent(
-          value === filled ? 'logic' : 'auth',
-          `The header ${name} has characters that no header can have.`,
-        )
-      }
-      return [name, filled]
-    }),
-  )
+  const entries = Object.entries(headers).map(([name, value]) => {
+    const filled = value.replaceAll(SECRET, (_, secret: string) => (known[secret] ?? '').trim())
+    // A line break would begin another header; what is beyond a byte can not be sent.
+    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(filled)) {
+      throw notSent(
+        value === filled ? 'logic' : 'auth',
+        `The header ${name} has characters that no header can have.`,
+      )
+    }
+    return [name, filled]
+  })
+  return { filled: Object.fromEntries(entries), secrets: names.map((name) => (known[name] ?? '').trim()) }
 }
 
 function notSent(error_class: ErrorClass, message: string): ScriptFailure {

@@ -13,6 +13,9 @@ export function intervalMs(interval: string): number | null {
 
 /** What is wrong with a cron expression; null for nothing. */
 export function cronProblem(cron: string, time_zone = 'UTC'): string | null {
+  // The library takes dates and years as well, and those end.
+  const fields = cron.trim().split(/\s+/).length
+  if (fields !== 5 && fields !== 6 && !cron.startsWith('@')) return 'has five fields, or six with seconds.'
   try {
     const next = new Cron(cron, { timezone: time_zone, paused: true }).nextRun()
     return next === null ? 'never comes.' : null

@@ -1,8 +1,15 @@
-import { MAX_JSON, withSandbox, wordsOf } from './sandbox.ts'
+import { type Host, MAX_JSON, withSandbox, wordsOf } from './sandbox.ts'
 import { type LogLine, ScriptFailure } from './script_failure.ts'
 
 /** What logs of one phase may hold, in characters. */
 const MAX_LOG = 64 * 1024
+
+/** What a line takes beside its text. */
+const LINE_OF_LOG = 64
+
+/** How many Http.get a phase makes, and how many of them at a time: the others wait. */
+const MAX_GETS = 1000
+const GETS_AT_A_TIME = 8
 
 const MAX_PUBLICATIONS = 1000
 const MAX_PAYLOAD = 64 * 1024
@@ -68,10 +75,7 @@ const ALLOWED: Record<Phase, readonly string[]> = {
 export async function runPhase(request: PhaseRequest): Promise<PhaseResult> {
   const { code, started_at, cpu_ms, handler_type, handler_name, phase, signal } = request
   const calls = new PhaseCalls(request)
-  const late = setTimeout(
-    () => calls.halt(new ScriptFailure('logic', `${phase}() took more than ${request.wall_ms / 1000} s.`)),
-    request.wall_ms,
-  )
+  let late: ReturnType<typeof setTimeout> | undefined
   const aborted = () => calls.halt(new ScriptFailure('internal', 'The phase was broken off.'))
   signal.addEventListener('abort', aborted)
   try {
@@ -79,15 +83,20 @@ export async function runPhase(request: PhaseRequest): Promise<PhaseResult> {
     const args = JSON.stringify(request.args)
     if (args.length > 2 * MAX_JSON)
       throw new ScriptFailure('logic', `${phase}() would be given more than 2 MB.`)
-    return await withSandbox({ code, started_at, cpu_ms, call: calls.call }, async (sandbox) => {
+    return await withSandbox({ code, started_at, cpu_ms, host: calls }, async (sandbox) => {
+      // Not before its turn has come.
+      const too_long = new ScriptFailure('logic', `${phase}() took more than ${request.wall_ms / 1000} s.`)
+      late = setTimeout(() => calls.halt(too_long), request.wall_ms)
       const kind = `${handler_type}s` as const
       const answer = await sandbox.run(kind, handler_name, phase, args, () => calls.failure !== null)
       signal.throwIfAborted()
       if (calls.failure !== null) throw calls.failure
-      const told = JSON.parse(answer ?? '{}') as { value?: unknown; failure?: string }
+      const told = JSON.parse(answer ?? '{}') as {
+        value?: unknown
+        failure?: { message: string; stack: string }
+      }
       if (told.failure !== undefined) {
-        const { message, stack } = JSON.parse(told.failure) as { message: string; stack: string }
-        throw new ScriptFailure('logic', wordsOf(message, stack))
+        throw new ScriptFailure('logic', wordsOf(told.failure.message, told.failure.stack))
       }
       const { publications, messages, logs } = calls
       return { value: told.value ?? null, publications, messages, logs, cpu_ms: sandbox.cpu_ms }
@@ -102,7 +111,7 @@ export async function runPhase(request: PhaseRequest): Promise<PhaseResult> {
 }
 
 /** The calls of one phase: what it may, what it has published and said, and why it was halted. */
-class PhaseCalls {
+class PhaseCalls implements Host {
   readonly publications: Publication[] = []
   readonly messages: string[] = []
   readonly logs: LogLine[] = []
@@ -112,6 +121,9 @@ class PhaseCalls {
   readonly #halted = Promise.withResolvers<never>()
   #logged = 0
   #sent = 0
+  #begun_gets = 0
+  /** The last one in each place of those that go on at a time. */
+  readonly #gets: Promise<void>[] = []
 
   constructor(request: PhaseRequest) {
     this.#request = request
@@ -123,20 +135,11 @@ class PhaseCalls {
     this.#halted.reject(failure)
   }
 
-  /** What the sandbox calls: answers JSON, undefined for the console. */
-  call = (tool: string, json: string): Promise<string> | undefined => {
-    const args = JSON.parse(json) as unknown[]
-    if (tool === 'console') {
-      this.#log(args as [LogLine['level'], string])
-      return undefined
-    }
-    return this.#answer(tool, args)
-  }
-
-  async #answer(tool: string, args: unknown[]): Promise<string> {
+  async call(tool: string, json: string): Promise<string> {
     try {
       const { phase } = this.#request
       if (this.failure !== null) throw this.failure
+      const args = argumentsIn(tool, json)
       if (!ALLOWED[phase].includes(tool)) {
         const allowed = ALLOWED[phase].join(', ')
         throw new ScriptFailure('logic', `${tool} can not be used in ${phase}(): it has ${allowed}.`)
@@ -167,7 +170,7 @@ class PhaseCalls {
       case 'Topics.peek':
         return this.#tool(tools.peek)(textOf(first, 'a topic'), limitOf(second))
       case 'Http.get':
-        return this.#tool(tools.get)(typeof first === 'string' ? { url: first } : recordOf(first, tool))
+        return this.#get(typeof first === 'string' ? { url: first } : recordOf(first, tool))
       case 'Http.send':
         this.#sent++
         if (this.#sent > 1)
@@ -175,6 +178,23 @@ class PhaseCalls {
         return this.#tool(tools.send)(recordOf(first, tool))
       default:
         throw new ScriptFailure('logic', `There is no tool ${tool}.`)
+    }
+  }
+
+  async #get(request: Record<string, unknown>): Promise<unknown> {
+    const get = this.#tool(this.#request.tools.get)
+    const index = this.#begun_gets++
+    if (index >= MAX_GETS) throw new ScriptFailure('logic', 'A phase makes at most 1000 calls of Http.get.')
+    const place = index % GETS_AT_A_TIME
+    const before = this.#gets[place]
+    const mine = Promise.withResolvers<void>()
+    this.#gets[place] = mine.promise
+    try {
+      await before
+      if (this.failure !== null) throw this.failure
+      return await get(request)
+    } finally {
+      mine.resolve()
     }
   }
 
@@ -218,17 +238,28 @@ class PhaseCalls {
     return null
   }
 
-  #log([level, text]: [LogLine['level'], string]): void {
+  log(level: string, text: string): void {
     const left = MAX_LOG - this.#logged
     if (left <= 0) return
-    this.#logged += text.length
+    this.#logged += text.length + LINE_OF_LOG
     const cut = text.length > left ? `${text.slice(0, left)} ... (the rest is not kept)` : text
     this.logs.push({
       at: new Date().toISOString(),
-      level,
+      level: level as LogLine['level'],
       text: cut.toWellFormed().replaceAll('\0', '\uFFFD'),
     })
   }
+}
+
+function argumentsIn(tool: string, json: string): unknown[] {
+  if (json.length > MAX_JSON) throw new ScriptFailure('logic', `${tool}: more than 1 MB at once.`)
+  try {
+    const args: unknown = JSON.parse(json)
+    if (Array.isArray(args)) return args
+  } catch {
+    // Said below.
+  }
+  throw new ScriptFailure('logic', `${tool} was given something that is no JSON.`)
 }
 
 function textOf(value: unknown, what: string): string {

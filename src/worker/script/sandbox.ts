@@ -1,9 +1,11 @@
 import variant from '@jitl/quickjs-singlefile-mjs-release-sync'
 import {
+  type EmscriptenModuleLoader,
   newQuickJSWASMModuleFromVariant,
   newVariant,
   type QuickJSContext,
   type QuickJSDeferredPromise,
+  type QuickJSEmscriptenModule,
   type QuickJSHandle,
   type QuickJSRuntime,
   type QuickJSWASMModule,
@@ -18,11 +20,21 @@ const PAGES_AT_MOST = PAGES_AT_FIRST + 1024
 /** How deep a script may call, in bytes: less than what the host's own stack holds. */
 const STACK_BYTES = 128 * 1024
 
+const OUT_OF_MEMORY = 'The script used more than 64 MB of memory.'
+
+/** How many steps of a script the engine takes at most before it asks whether to go on. One may take some ms. */
+const STEPS_AT_MOST = 200
+const STEPS_OF_THE_ENGINE = 10_000
+
 /** The largest JSON that goes in or out at once, in characters. */
 export const MAX_JSON = 1024 * 1024
 
-/** A call that a script makes of its host: the name of a tool and its arguments as JSON; answers JSON. */
-export type HostCall = (tool: string, args: string) => Promise<string> | undefined
+/** What a script has of its host. */
+export interface Host {
+  /** A tool, with what ought to be a list of arguments as JSON; answers JSON. */
+  call(tool: string, args: string): Promise<string>
+  log(level: string, line: string): void
+}
 
 export interface SandboxOptions {
   code: string
@@ -30,7 +42,7 @@ export interface SandboxOptions {
   started_at: string
   /** Time within the sandbox, in ms; waiting for the host does not count. */
   cpu_ms: number
-  call: HostCall
+  host: Host
 }
 
 interface Engine {
@@ -57,7 +69,7 @@ export async function withSandbox<T>(
   try {
     loading ??= loadEngine()
     const engine = await loading
-    sandbox = new Sandbox(engine.module, options)
+    sandbox = new Sandbox(engine, options)
     sandbox.load()
     return await work(sandbox)
   } catch (error) {
@@ -81,10 +93,33 @@ async function dropGrownEngine(): Promise<void> {
 
 async function loadEngine(): Promise<Engine> {
   const memory = new WebAssembly.Memory({ initial: PAGES_AT_FIRST, maximum: PAGES_AT_MOST })
-  return {
-    memory,
-    module: await newQuickJSWASMModuleFromVariant(newVariant(variant, { wasmMemory: memory })),
+  const bounded = newVariant(variant, { wasmMemory: memory })
+  const importModuleLoader = async () => {
+    const load = loaderIn(await bounded.importModuleLoader())
+    return {
+      default: async () => {
+        const engine = await load()
+        // Called once, since the first call may put another function in its place.
+        engine._free(engine._malloc(1))
+        const malloc = engine._malloc
+        // The library writes to wherever this points, and that is over the engine itself where it points nowhere.
+        engine._malloc = (size) => {
+          const at = malloc(size)
+          if (at === 0) throw new ScriptFailure('logic', OUT_OF_MEMORY)
+          return at
+        }
+        return engine
+      },
+    }
   }
+  return { memory, module: await newQuickJSWASMModuleFromVariant({ ...bounded, importModuleLoader }) }
+}
+
+/** The function in what a package exports, however it was bundled. */
+function loaderIn(imported: unknown): EmscriptenModuleLoader<QuickJSEmscriptenModule> {
+  let found = imported
+  while (typeof found === 'object' && found !== null && 'default' in found) found = found.default
+  return found as EmscriptenModuleLoader<QuickJSEmscriptenModule>
 }
 
 /** One script in an engine of its own: no network, no clock, no randomness; JSON in, JSON out. */
@@ -95,17 +130,32 @@ export class Sandbox {
   #spent_ms = 0
   #entered_at: number | null = null
   #is_open = true
-  /** Calls of the host that have not ended. */
-  readonly #calls = new Set<QuickJSDeferredPromise>()
-  #settled: (() => void) | null = null
+  /** How many calls of the host have not ended. */
+  #open_calls = 0
+  /** What has ended, and the script is to be told when it goes on. */
+  #ended: (() => void)[] = []
+  /** What has not been told to the script. */
+  readonly #untold = new Set<QuickJSDeferredPromise>()
+  #wake: (() => void) | null = null
   #driver: QuickJSHandle | null = null
+  #result: QuickJSHandle | null = null
+  /** A tool that was called before there was a handler to call it. */
+  #early: string | null = null
+  #is_loaded = false
 
-  constructor(module: QuickJSWASMModule, options: SandboxOptions) {
+  constructor({ module, memory }: Engine, options: SandboxOptions) {
     this.#options = options
     this.#runtime = module.newRuntime()
     this.#runtime.setMaxStackSize(STACK_BYTES)
-    this.#runtime.setInterruptHandler(() => this.cpu_ms > options.cpu_ms)
     this.#context = this.#runtime.newContext()
+    const ask_soon = soonerAsked(this.#context, memory)
+    let asked_at = performance.now()
+    this.#runtime.setInterruptHandler(() => {
+      const now = performance.now()
+      ask_soon(now - asked_at > 1 ? 1 : STEPS_AT_MOST)
+      asked_at = now
+      return this.cpu_ms > options.cpu_ms
+    })
   }
 
   /** The time that the script has used so far, in ms. */
@@ -126,6 +176,10 @@ export class Sandbox {
     started.dispose()
     this.#driver = this.#enter(() => this.#evaluate(PRELUDE, 'prelude.js'))
     this.#enter(() => this.#evaluate(this.#options.code, 'script.js')).dispose()
+    if (this.#early !== null) {
+      throw new ScriptFailure('logic', `${this.#early} can only be used within a handler.`)
+    }
+    this.#is_loaded = true
   }
 
   /** What the script's `workflow` looks like, as JSON of its shape. */
@@ -145,31 +199,31 @@ export class Sandbox {
     halted: () => boolean,
   ): Promise<string | null> {
     const { handle } = this.#drive('run', [kind, name, phase, args], true)
-    let failure: ScriptFailure | null = null
-    try {
-      for (;;) {
-        if (failure === null && !halted()) {
-          try {
-            this.#enter(() => this.#runJobs())
-          } catch (error) {
-            if (!(error instanceof ScriptFailure)) throw error
-            failure = error
-          }
+    this.#result = handle
+    let failure: { error: unknown } | null = null
+    for (;;) {
+      if (failure === null && !halted()) {
+        try {
+          this.#enter(() => {
+            for (const tell of this.#ended.splice(0)) tell()
+            this.#runJobs()
+          })
+        } catch (error) {
+          failure = { error }
         }
-        // However it ends: not before every call that it made has ended.
-        if (this.#calls.size === 0) {
-          if (failure !== null) throw failure
-          if (halted()) return null
-          const answer = this.#answer(handle)
-          if (answer !== null) return answer
-          throw new ScriptFailure('logic', `${phase}() waits for something that never comes.`)
-        }
-        await new Promise<void>((done) => {
-          this.#settled = done
-        })
       }
-    } finally {
-      handle.dispose()
+      // However it ends: not before every call that it made has ended.
+      if (this.#open_calls === 0) {
+        if (failure !== null) throw failure.error
+        if (halted()) return null
+        const answer = this.#answer(handle)
+        if (answer === null)
+          throw new ScriptFailure('logic', `${phase}() waits for something that never comes.`)
+        return answer
+      }
+      await new Promise<void>((done) => {
+        this.#wake = done
+      })
     }
   }
 
@@ -196,7 +250,8 @@ export class Sandbox {
       return
     }
     try {
-      for (const call of this.#calls) call.dispose()
+      for (const call of this.#untold) call.dispose()
+      this.#result?.dispose()
       this.#driver?.dispose()
       this.#context.dispose()
       this.#runtime.dispose()
@@ -213,26 +268,31 @@ export class Sandbox {
 
   #hostCall(tool: string, args: string): QuickJSHandle {
     const context = this.#context
-    const answer = args.length > MAX_JSON ? Promise.reject(tooLarge(tool)) : this.#options.call(tool, args)
-    if (answer === undefined) return context.undefined
-    const deferred = context.newPromise()
-    this.#calls.add(deferred)
-    const settle = (act: () => void) => {
-      this.#calls.delete(deferred)
-      if (this.#is_open) {
-        act()
-        deferred.dispose()
-      }
-      this.#settled?.()
+    if (tool.startsWith('console.')) {
+      this.#options.host.log(tool.slice('console.'.length), args)
+      return context.undefined
     }
-    answer.then(
-      (text) => settle(() => context.newString(text).consume((value) => deferred.resolve(value))),
-      (error) =>
-        settle(() =>
-          context.newError(String((error as Error).message)).consume((value) => deferred.reject(value)),
-        ),
+    if (!this.#is_loaded) this.#early ??= tool
+    // First what may find no memory, then what happens outside.
+    const call = context.newPromise()
+    this.#untold.add(call)
+    this.#open_calls++
+    // The script is told when it goes on, within its limits, and never from here.
+    const end = (tell: () => void) => {
+      this.#open_calls--
+      this.#ended.push(tell)
+      this.#wake?.()
+    }
+    const told = (by: 'resolve' | 'reject', value: QuickJSHandle) => {
+      value.consume((said) => call[by](said))
+      call.dispose()
+      this.#untold.delete(call)
+    }
+    this.#options.host.call(tool, args).then(
+      (text) => end(() => told('resolve', context.newString(text))),
+      (error: unknown) => end(() => told('reject', context.newError(String((error as Error).message)))),
     )
-    return deferred.handle
+    return call.handle
   }
 
   #drive(name: string, args: string[], is_async = false): { handle: QuickJSHandle; text: string } {
@@ -240,14 +300,14 @@ export class Sandbox {
     const driver = this.#driver
     if (driver === null) throw new Error('The sandbox is not loaded.')
     const handle = this.#enter(() => {
-      using workflow = this.#evaluate('typeof workflow === "undefined" ? undefined : workflow', 'script.js')
+      const workflow = this.#evaluate('typeof workflow === "undefined" ? undefined : workflow', 'script.js')
       if (context.typeof(workflow) !== 'object') {
         throw new ScriptFailure('logic', 'The script defines no workflow: write workflow = { ... }.')
       }
-      using act = context.getProp(driver, name)
-      const given = args.map((arg) => context.newString(arg))
-      const answer = context.callFunction(act, context.undefined, workflow, ...given)
-      for (const arg of given) arg.dispose()
+      const act = context.getProp(driver, name)
+      const given = [workflow, ...args.map((arg) => context.newString(arg))]
+      const answer = context.callFunction(act, context.undefined, ...given)
+      for (const one of [act, ...given]) one.dispose()
       if (answer.error) throw this.#complaint(answer.error)
       return answer.value
     })
@@ -291,8 +351,9 @@ export class Sandbox {
     let said = 'The script failed.'
     if (error !== null) {
       const read = (key: string) => {
-        using value = context.getProp(error, key)
-        return context.typeof(value) === 'string' ? context.getString(value) : ''
+        return context
+          .getProp(error, key)
+          .consume((value) => (context.typeof(value) === 'string' ? context.getString(value) : ''))
       }
       const message =
         context.typeof(error) === 'object'
@@ -306,9 +367,27 @@ export class Sandbox {
   }
 }
 
+/**
+ * The engine counts 10,000 steps before it asks whether to go on, however long each of them takes, and the library has
+ * no setting for that. When it asks for the first time it has just set its count: that is found in its memory then, and
+ * the function that this returns sets what is left of it.
+ */
+function soonerAsked(context: QuickJSContext, memory: WebAssembly.Memory): (steps: number) => void {
+  const { ctx } = context as unknown as { ctx: { value: number } }
+  const words = () => new Int32Array(memory.buffer, ctx.value, 128)
+  let at: number | null = null
+  return (steps) => {
+    if (at === null) {
+      const found = words().indexOf(STEPS_OF_THE_ENGINE)
+      at = found === words().lastIndexOf(STEPS_OF_THE_ENGINE) ? found : -1
+    }
+    if (at >= 0) words()[at] = steps
+  }
+}
+
 /** An error of a script, with the place in it. */
 export function wordsOf(message: string, stack: string): string {
-  if (/out of memory/i.test(message)) return 'The script used more than 64 MB of memory.'
+  if (/out of memory/i.test(message)) return OUT_OF_MEMORY
   const place = /script\.js:(\d+)/.exec(stack)?.[1]
   return `${message}${place === undefined ? '' : ` (line ${place})`}`.slice(0, 2000)
 }

@@ -1,5 +1,5 @@
 import { cronProblem, intervalMs, type Schedule } from './next_run.ts'
-import { withSandbox } from './sandbox.ts'
+import { type Host, withSandbox } from './sandbox.ts'
 import { ScriptFailure } from './script_failure.ts'
 
 /** The largest script, in bytes. */
@@ -7,6 +7,9 @@ const MAX_CODE = 256 * 1024
 
 /** What the top level of a script may take, in ms. */
 const LOAD_MS = 1_000
+
+/** So many issues are told; whoever has mended those learns of the others. */
+const MAX_ISSUES = 50
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/
 
@@ -41,7 +44,7 @@ export async function validateScript(code: string): Promise<{ config: ScriptConf
   }
   let shape: Shape
   try {
-    const options = { code, started_at: new Date().toISOString(), cpu_ms: LOAD_MS, call: noTools }
+    const options = { code, started_at: new Date().toISOString(), cpu_ms: LOAD_MS, host: nothing }
     shape = JSON.parse(await withSandbox(options, async (sandbox) => sandbox.describe())) as Shape
   } catch (error) {
     if (!(error instanceof ScriptFailure)) throw error
@@ -52,9 +55,10 @@ export async function validateScript(code: string): Promise<{ config: ScriptConf
   return reading
 }
 
-function noTools(tool: string): Promise<string> | undefined {
-  if (tool === 'console') return undefined
-  return Promise.reject(new ScriptFailure('logic', `${tool} can only be used within a handler.`))
+/** Nothing is called, and nobody reads what is logged. */
+const nothing: Host = {
+  call: (tool) => Promise.reject(new ScriptFailure('logic', `${tool} can only be used within a handler.`)),
+  log: () => {},
 }
 
 class Reading {
@@ -62,7 +66,7 @@ class Reading {
   readonly issues: ScriptIssue[] = []
 
   add(path: string, message: string): void {
-    this.issues.push({ path, message })
+    if (this.issues.length < MAX_ISSUES) this.issues.push({ path, message })
   }
 
   read(shape: Shape): void {
@@ -174,7 +178,7 @@ class Reading {
   }
 
   #isName(name: string, path: string): boolean {
-    if (NAME.test(name)) return true
+    if (NAME.test(name) && !name.startsWith('__')) return true
     const shown = name.length > 40 ? `${name.slice(0, 40)}...` : name
     this.add(path, `"${shown}" is no name: a letter, then letters, digits, _ . or -, at most 64.`)
     return false
