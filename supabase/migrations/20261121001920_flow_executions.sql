@@ -44,7 +44,7 @@ create table public.flow_executions (
 
 -- A step changes none of the indexed columns, so it stays on its page and touches no index.
 create index flow_executions_by_owner on public.flow_executions (owner_id, created_at desc, id desc);
-create index flow_executions_running on public.flow_executions (owner_id, created_at) where status = 'running';
+create index flow_executions_running on public.flow_executions (owner_id, created_at, id) where status = 'running';
 create index flow_executions_due on public.flow_executions (deadline_at) where deadline_at is not null;
 create index flow_executions_retries on public.flow_executions (retry_of) where retry_of is not null;
 

@@ -16,10 +16,7 @@ create index workflow_threads_failed on public.workflow_threads (created_at desc
   where bot_status = 'failed';
 create index workflow_threads_failures on public.workflow_threads (bot_completed_at desc) where bot_status = 'failed';
 
-create index flow_executions_running_of_owner on public.flow_executions (owner_id, created_at desc, id desc)
-  where status = 'running';
-create index flow_executions_completed_of_owner on public.flow_executions (owner_id, created_at desc, id desc)
-  where status = 'completed';
+-- Running ones by the index of claims, completed ones by that of the owner: most are completed.
 create index flow_executions_failed_of_owner on public.flow_executions (owner_id, created_at desc, id desc)
   where status = 'failed';
 create index flow_executions_open on public.flow_executions (created_at desc, id desc) include (owner_id)

@@ -168,13 +168,17 @@ async function rowsWritten({ superuser }: BenchDatabase, life: () => Promise<unk
       where schemaname in ('public', 'private')`
     return row?.n as number
   }
+  // The statistics of a session arrive a second after the last ones, with its next transaction at the latest.
+  const settle = async () => {
+    await new Promise((done) => setTimeout(done, 1500))
+    await life()
+    await new Promise((done) => setTimeout(done, 12_000))
+  }
   const lives = 20
+  await settle()
   const before = await count()
   for (let i = 0; i < lives; i++) await life()
-  // The statistics of a session arrive when it has been idle for a second.
-  await new Promise((done) => setTimeout(done, 1500))
-  await life()
-  await new Promise((done) => setTimeout(done, 1500))
+  await settle()
   const rows = ((await count()) - before) / (lives + 1)
   return 2 * Math.round(rows / 2)
 }
