@@ -10,8 +10,8 @@ const forbidden: [RegExp, string][] = [
   [/"resolved": "/, 'the lockfile names versions, and leaves the registry to npm'],
 ]
 
-/** This file names them, licences and cases are quoted. */
-const quoted = /^(?:LICENSE|tests\/cases\/.*|tests\/support\/checks\/words\.ts)$/
+/** This file names them, licences and cases are quoted, and pictures hold no words. */
+const quoted = /^(?:LICENSE|tests\/cases\/.*|tests\/support\/checks\/words\.ts|.*\.png)$/
 
 export const words: Check = {
   name: 'no file holds a forbidden word',
