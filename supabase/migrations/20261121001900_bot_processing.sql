@@ -12,23 +12,29 @@ declare
   thread public.workflow_threads;
 begin
   select * into settings from lifecycle.settings;
-  update public.workflow_threads t
-  set processing_token = gen_random_uuid(),
-    processing_due_at = moment + settings.processing_lease,
-    processing_attempts = t.processing_attempts + 1
-  where t.workflow_thread_id = (
-    select due.workflow_thread_id from public.workflow_threads due
-    where due.processing_due_at <= moment and due.processing_attempts < settings.processing_attempts
-    order by (
-      select count(*) from public.workflow_threads live
-      where live.owner_id = due.owner_id and live.processing_due_at > moment and live.processing_token is not null
-    ), due.processing_due_at
-    limit 1 for update skip locked
-  )
-  returning * into thread;
-  if thread.bot_id is null then
-    return null;
-  end if;
+  loop
+    update public.workflow_threads t
+    set processing_token = gen_random_uuid(),
+      processing_due_at = moment + settings.processing_lease,
+      processing_attempts = t.processing_attempts + 1
+    where t.workflow_thread_id = (
+      select due.workflow_thread_id from public.workflow_threads due
+      where due.processing_due_at <= moment
+      order by (
+        select count(*) from public.workflow_threads live
+        where live.owner_id = due.owner_id and live.processing_due_at > moment and live.processing_token is not null
+      ), due.processing_due_at
+      limit 1 for update skip locked
+    )
+    returning * into thread;
+    if thread.bot_id is null then
+      return null;
+    end if;
+    exit when thread.processing_attempts <= settings.processing_attempts;
+    -- Whoever made the last attempt never said what came of it: nobody makes another, and nothing is waited for.
+    perform lifecycle.because('system', details => jsonb_build_object('attempts', settings.processing_attempts));
+    perform private.fail_bot(thread, 'TRANSCRIPT_PROCESSING_FAILED', 'The worker that made the last attempt at the result was lost.');
+  end loop;
   return jsonb_build_object(
     'bot_id', thread.bot_id, 'workflow_thread_id', thread.workflow_thread_id,
     'processing_token', thread.processing_token, 'attempt', thread.processing_attempts, 'worker', worker,
@@ -38,7 +44,7 @@ begin
 end;
 $$;
 comment on function public.claim_processing is
-  'Takes a transcript to work on, with a lease and a processing_token; owners with the fewest live leases first, then the oldest. Null where nothing is due.';
+  'Takes a transcript to work on, with a lease and a processing_token; owners with the fewest live leases first, then the oldest. Null where nothing is due. A bot whose last attempt was lost with its worker is failed.';
 
 create function private.lock_processing(workflow_thread_id text, processing_token uuid)
 returns public.workflow_threads

@@ -22,11 +22,7 @@ begin
     select count(*) into leases from public.workflow_threads t
     where t.launch_due_at > moment or (t.probe_due_at > moment and t.probe_token is not null);
   elsif lane = 'processing' then
-    due := exists (
-      select from public.workflow_threads t
-      where t.processing_due_at <= moment
-        and t.processing_attempts < (select s.processing_attempts from lifecycle.settings s)
-    );
+    due := exists (select from public.workflow_threads t where t.processing_due_at <= moment);
     select count(*) into leases from public.workflow_threads t
     where t.processing_due_at > moment and t.processing_token is not null;
   elsif lane = 'prompts' then

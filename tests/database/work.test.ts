@@ -250,6 +250,24 @@ describe('the result of a meeting', () => {
     expect(await rowOf(clock.sql, bot)).toMatchObject({ transcript })
   })
 
+  test('fails the bot at the next claim when the worker of the third attempt was lost, and keeps the transcript', async () => {
+    const bot = await left()
+    for (const attempt of [1, 2, 3]) {
+      expect(await claim()).toMatchObject({ attempt })
+      await clock.advance(60)
+    }
+    const [load] = await clock.sql`select due from lifecycle.lane_load('processing')`
+    expect(load?.due).toBe(true)
+    expect(await claim()).toBeNull()
+    expect(await rowOf(clock.sql, bot)).toMatchObject({
+      bot_status: 'failed',
+      error_stage: 'processing',
+      error_code: 'TRANSCRIPT_PROCESSING_FAILED',
+      bot_completed_at: clock.now(),
+      transcript,
+    })
+  })
+
   test('is worked on once, however many workers ask', async () => {
     const bots = []
     for (let i = 0; i < 10; i++) bots.push(await left())

@@ -26,6 +26,9 @@ const MINUTES = Number(process.env.FAULTS_MINUTES ?? 10)
 const WORKERS = 2
 const chaos = `seed=${seed},drop=0.2,duplicate=0.1,reorder=0.1,delay=0.2,delay_ms=300,close=0.01,close_channel=0.01,crash=0.005`
 
+/** What the agent makes of a transcript. */
+const read = { qa_pairs: [], insights: { summary: 'They talked.', topics: [], action_items: [] } }
+
 /** The resident memory of a process, in MB; of Postgres that of all its processes, shared memory counted often. */
 function memory_mb(pid: number): number {
   try {
@@ -55,7 +58,10 @@ test.skipIf(form !== 'soak')(
       await pause(20 + roll() * 100)
       const fault = roll()
       if (fault < 0.03) return 503
-      return fault < 0.05 ? 'cut' : `To ${body.messages.at(-1)?.content}: yes.`
+      if (fault < 0.05) return 'cut'
+      const reads_transcript =
+        body.messages[0]?.role === 'system' && body.messages[0].content.includes('transcript')
+      return reads_transcript ? JSON.stringify(read) : `To ${body.messages.at(-1)?.content}: yes.`
     }
     ledger.always = () => {
       const fault = roll()
