@@ -26,8 +26,8 @@ async function outcomeOf(body: string): Promise<unknown> {
       args: [{ n: 1 }],
       config: { producers: { poll: {} }, consumers: {} },
       started_at: '2026-03-01T12:00:00.000Z',
-      cpu_ms: 1_000,
-      wall_ms: 10_000,
+      cpu_ms: 5_000,
+      wall_ms: 20_000,
       signal,
       tools: {
         get: (request) =>

@@ -77,7 +77,7 @@ test('scripts are validated, run and stopped in Deno as they are in Node', { tim
   expect(outcomes).toEqual([
     { value: { n: 2, at: '2026-03-01T12:00:00.000Z' } },
     { value: 2 },
-    { error_class: 'logic', message: 'The script used more than 1 s of CPU.' },
+    { error_class: 'logic', message: 'The script used more than 5 s of CPU.' },
     { error_class: 'logic', message: 'The script used more than 64 MB of memory.' },
     expect.toSatisfy((one) => one.value === null || one.error_class === 'logic'),
     { value: ['undefined', 'undefined', 'undefined'] },
