@@ -294,7 +294,7 @@ describe('workers', () => {
       SUPABASE_SECRET_KEY: project.stack.secret_key,
       AGENT_API_URL: `${requests.url}/v1`,
     }
-    await project.sql`update lifecycle.settings set prompt_lease = '300 ms'`
+    await project.sql`update lifecycle.settings set prompt_lease = '1 s'`
     // What a worker waits for: the claim, then an answer and its storing for each prompt.
     const awaits = 1 + 2 * prompts.length
     for (let point = 0; point < awaits; point++) {
