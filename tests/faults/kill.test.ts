@@ -39,6 +39,7 @@ faultTest(
       onnotice: () => {},
       connect_timeout: 2,
       max_lifetime: 60,
+      backoff: () => 0.1,
     })
     /** The moves of which somebody was told. */
     const acknowledged = new Set<string>()
