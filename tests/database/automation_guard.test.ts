@@ -520,13 +520,3 @@ describe('the invariants', () => {
     })
   })
 })
-
-test('lifecycle.repair leaves automations to their own operations', async () => {
-  const repair = rpc(database.owner, 'lifecycle.repair', {
-    machine: 'handler_run',
-    subject_id: rows.consumer,
-    to_status: 'crashed',
-    reason: 'x',
-  })
-  expect(await refusal(repair)).toMatchObject({ code: 'PT422' })
-})
