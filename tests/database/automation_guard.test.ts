@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import type postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
-import { refusal, rpc } from '../support/rpc.ts'
+import { refusal } from '../support/rpc.ts'
 import { automation, published, worker } from '../support/workflows.ts'
 
 let database: TestDatabase
