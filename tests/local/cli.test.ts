@@ -80,6 +80,12 @@ function behaves(cli: SupabaseCli, target: Spelling): void {
     expect(applied).toEqual(migrations.map((version) => [version, version]))
   })
 
+  test('db push --include-seed finds every seed that the config names', async () => {
+    const said = await cli.run(['db', 'push', '--include-seed', ...target.local], project.dir)
+    expect(said.code).toBe(0)
+    expect(said.output).not.toMatch(/no files matched/i)
+  })
+
   test('db advisors warns of nothing', async () => {
     const advice = await cli.run(['db', 'advisors', '--fail-on', 'warn', ...target.local], project.dir)
     const found = JSON.parse(advice.stdout || '[]') as { level: string; name: string; detail: string }[]
