@@ -326,7 +326,7 @@ test('a page has one heading, landmarks, and a link past its header', async () =
   expect(await page.evaluate(() => document.activeElement?.id)).toBe('main')
   expect(page.url()).not.toContain('main')
   const table = page.getByRole('table', { name: 'Runs' })
-  expect(await table.getAttribute('aria-rowcount')).toBe('20')
+  expect(await table.getAttribute('aria-rowcount')).toBe('21')
   expect(await table.getByRole('columnheader').count()).toBe(10)
   await page.context().close()
 })
