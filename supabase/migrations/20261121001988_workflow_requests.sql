@@ -245,7 +245,7 @@ begin
 end;
 $$;
 comment on function public.update_workflow is
-  'Changes the title or the time zone of a workflow; null keeps what is there. next_runs, { "<cron>": time }: when each cron comes next in the new time zone; one that is not named is due at once. PT404 workflow_not_found.';
+  'Changes the title or the time zone of a workflow; null keeps what is there. next_runs, { "<cron>": time }: when each cron comes next in the new time zone; one that is not named is due at once. A producer that runs just now is planned by the time zone that its worker was told. PT404 workflow_not_found.';
 
 create function public.activate_workflow(
   workflow_id uuid, owner_id uuid default null, script_id uuid default null, actor uuid default null
