@@ -887,6 +887,7 @@ describe('whoever asks', () => {
     const made = await readyWorkflow(clock.sql, { actor })
     const talked = await draftWorkflow(clock.sql)
     await rpc(clock.sql, 'save_script', { ...ids(made), code: 'workflow = 2', config, actor })
+    await clock.advance(1)
     await call('add_workflow_message', talked, { content: 'Once more.', actor })
     await call('set_workflow_secret', made, { name: 'A', value: 'x', actor })
     await call('set_workflow_secret', made, { name: 'B', value: 'x', actor })
