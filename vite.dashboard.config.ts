@@ -57,6 +57,16 @@ const one_file: Plugin = {
  */
 const unused: [file: RegExp, instead: string][] = [
   [/phoenix\/(?:longpoll|presence)\.js$/, 'export default class {}'],
+  // Of what polls only how a URL gets its parameters.
+  [
+    /phoenix\/ajax\.js$/,
+    `export default class {
+      static appendParams(url, params) {
+        const query = new URLSearchParams(params)
+        return query.size > 0 ? url + (url.includes('?') ? '&' : '?') + query : url
+      }
+    }`,
+  ],
   // Realtime brings a serializer of its own.
   [/phoenix\/serializer\.js$/, 'export default { encode() {}, decode() {} }'],
   [

@@ -1060,6 +1060,7 @@ export type Database = {
       }
       workflow_scripts: {
         Row: {
+          actor: string | null
           code: string
           comment: string | null
           config: NonNullable<Json>
@@ -1073,6 +1074,7 @@ export type Database = {
         }
         ComputedFields: never
         Insert: {
+          actor?: string | null
           code: string
           comment?: string | null
           config: NonNullable<Json>
@@ -1085,6 +1087,7 @@ export type Database = {
           workflow_id: string
         }
         Update: {
+          actor?: string | null
           code?: string
           comment?: string | null
           config?: NonNullable<Json>
@@ -1589,12 +1592,16 @@ export type Database = {
         Args: { actor?: string; event_id: string; owner_id?: string; workflow_id: string }
         Returns: Json
       }
+      acknowledge_notification: {
+        Args: { actor?: string; notification_id: string; owner_id?: string; workflow_id: string }
+        Returns: Json
+      }
       activate_workflow: {
         Args: { actor?: string; owner_id?: string; script_id?: string; workflow_id: string }
         Returns: Json
       }
       add_workflow_message: {
-        Args: { content: string; owner_id?: string; workflow_id: string }
+        Args: { actor?: string; content: string; owner_id?: string; workflow_id: string }
         Returns: Json
       }
       advance_handler_run: {
@@ -1720,6 +1727,7 @@ export type Database = {
       }
       create_workflow: {
         Args: {
+          actor?: string
           code?: string
           config?: Json
           idempotency_key?: string
@@ -1958,6 +1966,7 @@ export type Database = {
       }
       save_script: {
         Args: {
+          actor?: string
           code: string
           comment?: string
           config: Json
@@ -1969,7 +1978,7 @@ export type Database = {
       }
       save_workflow_thread_data: { Args: { data: Json; workflow_thread_id: string }; Returns: Json }
       set_workflow_secret: {
-        Args: { name: string; owner_id?: string; value: string; workflow_id: string }
+        Args: { actor?: string; name: string; owner_id?: string; value: string; workflow_id: string }
         Returns: Json
       }
       state_timing: {
@@ -2025,6 +2034,17 @@ export type Database = {
       }
       update_webhook_endpoint: {
         Args: { enabled?: boolean; endpoint_id: string; events?: string[]; owner_id?: string; url?: string }
+        Returns: Json
+      }
+      update_workflow: {
+        Args: {
+          actor?: string
+          next_runs?: Json
+          owner_id?: string
+          time_zone?: string
+          title?: string
+          workflow_id: string
+        }
         Returns: Json
       }
       wait_task: {

@@ -14,6 +14,7 @@ const REFUSALS = {
   workflow_run_not_found: [404, 'The workflow has no such run.'],
   script_not_found: [404, 'The workflow has no such script.'],
   error_not_found: [404, 'The workflow has no such error event.'],
+  notification_not_found: [404, 'The workflow has no such notification.'],
   mutation_not_found: [404, 'The workflow has no such mutation.'],
   webhook_endpoint_not_found: [404, 'There is no such webhook endpoint.'],
   webhook_delivery_not_found: [404, 'There is no such webhook delivery.'],

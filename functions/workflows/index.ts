@@ -6,6 +6,7 @@ import {
   ResolveMutationRequest,
   SaveScriptRequest,
   SetSecretRequest,
+  UpdateWorkflowRequest,
   WorkflowActionRequest,
   WorkflowPageQuery,
   WorkflowQuery,
@@ -28,8 +29,9 @@ import {
   WorkflowList,
 } from '../../src/contract/workflows.ts'
 import { callRpc } from '../../src/worker/rpc.ts'
+import { nextRun } from '../../src/worker/script/next_run.ts'
 import { validateScript } from '../../src/worker/script/validate_script.ts'
-import { type AuthMode, actingFor, actingOn, type Caller, readingFor } from '../_shared/caller.ts'
+import { type AuthMode, actingFor, actingOn, readingFor } from '../_shared/caller.ts'
 import { endpoint, endpoints } from '../_shared/endpoint.ts'
 import { invalidRequest, type RefusalCode, refusal } from '../_shared/errors.ts'
 import { idempotencyKey } from '../_shared/idempotency.ts'
@@ -50,13 +52,14 @@ const action_path = /^([^/]+)\/(pause|resume|archive|unarchive|retry)$/
 const run_path = /^([^/]+)\/run$/
 const secrets_path = /^([^/]+)\/secrets$/
 const acknowledge_path = /^([^/]+)\/errors\/([^/]+)\/acknowledge$/
+const acknowledge_notification_path = /^([^/]+)\/notifications\/([^/]+)\/acknowledge$/
 const resolve_path = /^([^/]+)\/mutations\/([^/]+)\/resolve$/
 
 /** Someone says what is to be automated, or brings the script. */
 const create = endpoint({ method: 'POST', auth, input: CreateWorkflowRequest }, async (request, context) => {
   const { message = null, title = null, code = null, time_zone = 'UTC' } = request
   const workflow = await context.rpc('create_workflow', {
-    owner_id: actingFor(context.caller, request.owner_id).owner_id,
+    ...actingFor(context.caller, request.owner_id),
     message,
     title,
     code,
@@ -88,12 +91,36 @@ const read = endpoint(
   },
 )
 
+/** A cron means another moment in another time zone: the library that knows them says which is next. */
+const update = endpoint(
+  { method: 'PATCH', auth, input: at(one, UpdateWorkflowRequest) },
+  async ({ title = null, time_zone = null, ...request }, { caller, path, db, rpc }) => {
+    const workflow_id = workflowIn(path, one)
+    const acting = actingOn(caller, request.owner_id)
+    let next_runs: Record<string, string> | null = null
+    if (time_zone !== null) {
+      const read = await callRpc<object | null>(db, 'get_workflow', {
+        workflow_id,
+        owner_id: acting.owner_id,
+      })
+      const { schedules } = Workflow.parse(found(read, 'workflow_not_found'))
+      const crons = schedules.flatMap(({ cron }) => cron ?? [])
+      const now = new Date()
+      next_runs = Object.fromEntries(
+        crons.map((cron) => [cron, nextRun({ cron }, time_zone, now).toISOString()]),
+      )
+    }
+    const workflow = await rpc('update_workflow', { workflow_id, title, time_zone, next_runs, ...acting })
+    return { status: 200, body: Workflow.parse(workflow) }
+  },
+)
+
 /** What is said goes to the agent: to the task that waits for it, or to a new one. */
 const addMessage = endpoint(
   { method: 'POST', auth, input: at(messages_path, AddMessageRequest) },
   async ({ content, ...request }, { caller, path, rpc }) => {
     const workflow_id = workflowIn(path, messages_path)
-    const args = { workflow_id, content, owner_id: ownerOf(caller, request.owner_id) }
+    const args = { workflow_id, content, ...actingOn(caller, request.owner_id) }
     return { status: 201, body: AddedMessage.parse(await rpc('add_workflow_message', args)) }
   },
 )
@@ -118,9 +145,9 @@ const saveScript = endpoint(
   { method: 'POST', auth, input: at(script_path, SaveScriptRequest) },
   async ({ code, comment = null, summary = null, ...request }, { caller, path, rpc }) => {
     const workflow_id = workflowIn(path, script_path)
-    const owner_id = ownerOf(caller, request.owner_id)
+    const acting = actingOn(caller, request.owner_id)
     const config = await configOf(code)
-    const saved = await rpc('save_script', { workflow_id, owner_id, code, config, comment, summary })
+    const saved = await rpc('save_script', { workflow_id, ...acting, code, config, comment, summary })
     return { status: 201, body: SavedScript.parse(saved) }
   },
 )
@@ -191,7 +218,7 @@ const setSecret = endpoint(
   { method: 'POST', auth, input: at(secrets_path, SetSecretRequest) },
   async ({ name, value, ...request }, { caller, path, rpc }) => {
     const workflow_id = workflowIn(path, secrets_path)
-    const args = { workflow_id, name, value, owner_id: ownerOf(caller, request.owner_id) }
+    const args = { workflow_id, name, value, ...actingOn(caller, request.owner_id) }
     return { status: 200, body: SecretNames.parse(await rpc('set_workflow_secret', args)) }
   },
 )
@@ -202,6 +229,18 @@ const acknowledge = endpoint(
     const workflow = await rpc('acknowledge_error', {
       workflow_id: workflowIn(path, acknowledge_path),
       event_id: secondIn(path, acknowledge_path, 'error_not_found'),
+      ...actingOn(caller, request.owner_id),
+    })
+    return { status: 200, body: Workflow.parse(workflow) }
+  },
+)
+
+const acknowledgeNotification = endpoint(
+  { method: 'POST', auth, input: at(acknowledge_notification_path, WorkflowActionRequest) },
+  async (request, { caller, path, rpc }) => {
+    const workflow = await rpc('acknowledge_notification', {
+      workflow_id: workflowIn(path, acknowledge_notification_path),
+      notification_id: secondIn(path, acknowledge_notification_path, 'notification_not_found'),
       ...actingOn(caller, request.owner_id),
     })
     return { status: 200, body: Workflow.parse(workflow) }
@@ -248,6 +287,7 @@ export default endpoints(
   create,
   list,
   read,
+  update,
   addMessage,
   listMessages,
   saveScript,
@@ -258,6 +298,7 @@ export default endpoints(
   run,
   setSecret,
   acknowledge,
+  acknowledgeNotification,
   resolve,
   listRuns,
   readRun,
@@ -270,11 +311,6 @@ function at<S extends z.ZodType>(form: RegExp, schema: S): (path: string) => S |
 
 function workflowIn(path: string, form: RegExp): string {
   return idIn(path, form, 'workflow_not_found')
-}
-
-/** Whose workflow it must be; null for anybody's. */
-function ownerOf(caller: Caller, owner_id: string | undefined): string | null {
-  return actingOn(caller, owner_id).owner_id
 }
 
 /** The second id of a path. */

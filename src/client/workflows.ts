@@ -43,6 +43,12 @@ export interface Workflows {
   /** A draft until it is activated. */
   create(workflow: WorkflowDefinition, options?: JoinOptions): Promise<NewWorkflow>
   get(workflow_id: string, options?: CallOptions): Promise<WholeWorkflow>
+  /** What is absent stays as it is; in another time zone each cron is planned anew. */
+  update(
+    workflow_id: string,
+    change: { title?: string; time_zone?: string },
+    options?: CallOptions,
+  ): Promise<Workflow>
   /** Newest first. */
   list(options?: WorkflowListOptions): Promise<WorkflowList>
   /** What was said about it, newest first. */
@@ -79,6 +85,12 @@ export interface Workflows {
   ): Promise<SecretNames>
   /** Hides an error event that the owner has seen. */
   acknowledge(workflow_id: string, event_id: string, options?: CallOptions): Promise<Workflow>
+  /** Hides a notification that the owner has seen, such as a message of the script. */
+  acknowledge_notification(
+    workflow_id: string,
+    notification_id: string,
+    options?: CallOptions,
+  ): Promise<Workflow>
   /** Says what became of a side effect of which nobody knows: a `result` only goes with `applied`. */
   resolve(
     workflow_id: string,
@@ -108,8 +120,14 @@ export function createWorkflows(supabase: SupabaseClient, owner_id: string | und
   const owner = owner_id === undefined ? {} : { owner_id }
   const ask = <T>(path: string, { signal }: CallOptions, query: FunctionCall['query'] = {}) =>
     callFunction<T>(supabase, path, { method: 'GET', query: { ...query, ...owner }, signal })
-  const tell = <T>(path: string, { signal, idempotency_key }: JoinOptions, body: object = {}) =>
+  const tell = <T>(
+    path: string,
+    { signal, idempotency_key }: JoinOptions,
+    body: object = {},
+    method: 'POST' | 'PATCH' = 'POST',
+  ) =>
     callFunction<T>(supabase, path, {
+      method,
       body: { ...body, ...owner },
       ...(idempotency_key !== undefined && { headers: { 'idempotency-key': idempotency_key } }),
       signal,
@@ -154,6 +172,7 @@ export function createWorkflows(supabase: SupabaseClient, owner_id: string | und
   return {
     create: (workflow, options = {}) => tell('workflows', options, workflow),
     get,
+    update: (workflow_id, change, options = {}) => tell(at(workflow_id), options, change, 'PATCH'),
     list: ({ signal, ...filters } = {}) => ask('workflows', { signal }, filters),
     messages: (workflow_id, { signal, ...page } = {}) => ask(at(workflow_id, 'messages'), { signal }, page),
     talk: (workflow_id, content, options = {}) => tell(at(workflow_id, 'messages'), options, { content }),
@@ -172,6 +191,8 @@ export function createWorkflows(supabase: SupabaseClient, owner_id: string | und
       tell(at(workflow_id, 'secrets'), options, { name, value }),
     acknowledge: (workflow_id, event_id, options = {}) =>
       tell(at(workflow_id, 'errors', event_id, 'acknowledge'), options),
+    acknowledge_notification: (workflow_id, notification_id, options = {}) =>
+      tell(at(workflow_id, 'notifications', notification_id, 'acknowledge'), options),
     resolve: (workflow_id, mutation_id, how, { result, ...options } = {}) =>
       tell(at(workflow_id, 'mutations', mutation_id, 'resolve'), options, {
         how,

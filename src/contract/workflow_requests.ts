@@ -70,6 +70,15 @@ export const CreateWorkflowRequest = z
   })
 export type CreateWorkflowRequest = z.infer<typeof CreateWorkflowRequest>
 
+/** The body of `PATCH /workflows/:id`: what is absent stays as it is. */
+export const UpdateWorkflowRequest = z
+  .object({ title: Title.optional(), time_zone: TimeZone.optional(), owner_id })
+  .refine(
+    ({ title, time_zone }) => title !== undefined || time_zone !== undefined,
+    'Say what is to change: title or time_zone.',
+  )
+export type UpdateWorkflowRequest = z.infer<typeof UpdateWorkflowRequest>
+
 /** The query of `GET /functions/v1/workflows`. */
 export const WorkflowsQuery = z.object({
   state: WorkflowState.optional(),

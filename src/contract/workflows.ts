@@ -94,6 +94,8 @@ export const ScriptSummary = z.object({
   version: z.string(),
   comment: z.string().nullable(),
   summary: z.string().nullable(),
+  /** The operator who saved it for its owner. */
+  actor: z.string().nullable(),
   created_at: Time,
 })
 export type ScriptSummary = z.infer<typeof ScriptSummary>

@@ -1,5 +1,6 @@
 import type { RunRow } from '../client/live/run.ts'
 import type { DashboardSource } from './desk.ts'
+import type { MutationDetail } from './detail.ts'
 import { type Tone, toneOf } from './vocabulary.ts'
 
 /** Something that can be done with a run, in the words of its button and dialog. */
@@ -16,6 +17,9 @@ export interface Action {
   is_dangerous: boolean
   /** The history keeps why it was done, if somebody says why. */
   takes_reason: boolean
+  /** Of what hangs on a workflow: the path of its function, and how it is said. */
+  path?: string
+  how?: string
 }
 
 function action(name: string, button: string, words: string, more: Partial<Action> = {}): Action {
@@ -89,6 +93,44 @@ const of_workflows: Action[] = [
   }),
 ]
 
+const resolutions: Record<string, [button: string, words: string]> = {
+  failed: ['It did not happen', 'Its events are free again, and it is sent anew.'],
+  skipped: ['Leave it', 'Its events are done with, whether it happened or not.'],
+  applied: ['It happened', 'It is not sent again, and the script goes on with what it answered.'],
+  ask_again: ['Ask again', 'The other side is asked once more whether it happened.'],
+}
+
+/** What may be said of a side effect of which nobody knows whether it happened, by the server's word. */
+export function resolutionsOf(row: RunRow, { id, actions = [] }: MutationDetail): Action[] {
+  if (isRefused(row, 'resolve')) return []
+  return actions.flatMap((how) => {
+    const [button, words] = resolutions[how] ?? []
+    if (!button || !words) return []
+    const path = `${workflowOf(row)}/mutations/${id}/resolve`
+    return action('resolve', button, words, {
+      title: `${button}: is that so?`,
+      is_dangerous: how === 'failed',
+      ...{ path, how },
+    })
+  })
+}
+
+/** What hides a notification; null where that is not the caller's. */
+export function acknowledgeOf(row: RunRow, id: string): Action | null {
+  if (isRefused(row, 'acknowledge')) return null
+  return action(
+    'acknowledge',
+    'Acknowledge',
+    'It is not shown here any more. An error itself stays until it is mended.',
+    {
+      title: 'Acknowledge this?',
+      path: `${workflowOf(row)}/notifications/${id}/acknowledge`,
+    },
+  )
+}
+
+const workflowOf = (row: RunRow) => `workflows/${row.workflow_id ?? row.id}`
+
 const known: Record<RunRow['kind'], Action[]> = {
   bot: of_bots,
   flow: of_flows,
@@ -103,12 +145,14 @@ export function neverAgain(row: RunRow, name: string): void {
   refused.add(`${row.kind}:${name}`)
 }
 
+function isRefused(row: RunRow, name: string): boolean {
+  return refused.has(`${row.kind}:${name}`)
+}
+
 /** What may be done with a run, by the server's word; nothing in a state that nobody knows. */
 export function actionsOf(row: RunRow, tone: Tone = toneOf(row, null)): Action[] {
   if (tone === 'unknown') return []
-  return known[row.kind].filter(
-    ({ name }) => row.allowed_actions.includes(name) && !refused.has(`${row.kind}:${name}`),
-  )
+  return known[row.kind].filter(({ name }) => row.allowed_actions.includes(name) && !isRefused(row, name))
 }
 
 /** An idempotency key. Browsers have randomUUID() on https alone, and this also on plain http. */
@@ -125,11 +169,16 @@ export function newKey(): string {
 export async function perform(
   source: DashboardSource,
   row: RunRow,
-  { name }: Action,
+  { name, path, how }: Action,
   idempotency_key: string,
   reason = '',
 ): Promise<string | null> {
   const headers = { 'idempotency-key': idempotency_key }
+  if (path) {
+    const result = how === 'applied' && reason.trim() ? { result: jsonOr(reason) } : {}
+    await source.call(path, { body: { ...(how && { how }), ...result }, headers })
+    return null
+  }
   if (row.kind === 'bot' && name === 'stop') {
     await source.call('stop', {
       body: { bot_id: row.id, ...(reason.trim() && { reason: reason.trim() }) },
@@ -148,4 +197,13 @@ export async function perform(
   }
   await source.call(`workflows/${row.id}/${name === 'test' ? 'run' : name}`, { body: {}, headers })
   return null
+}
+
+/** What a text says as JSON; itself where it is none. */
+function jsonOr(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
 }

@@ -3,7 +3,7 @@ import type { RunRow } from '../client/live/run.ts'
 import type { Catalog } from '../client/live/source.ts'
 
 /** What GET of a run answers, read with care: an older or newer project may leave anything out. */
-type Json = Record<string, unknown>
+export type Json = Record<string, unknown>
 
 export interface Step {
   prompt: string
@@ -23,12 +23,22 @@ export interface Failure {
   details: unknown
 }
 
+export interface MutationDetail {
+  id: string
+  tool: string
+  status: string
+  error: string | null
+  params: unknown
+  /** What may be said of it; an older project does not tell. */
+  actions?: string[]
+}
+
 export interface HandlerDetail {
   handler_type: string
   phase: string
   cost_microusd: number
   logs: { at: string; level: string; text: string }[]
-  mutation: { tool: string; status: string; error: string | null; params: unknown } | null
+  mutation: MutationDetail | null
   events: { topic: string; message_id: string; status: string }[]
 }
 
@@ -103,6 +113,16 @@ export function namesOf(row: RunRow, detail: Json | null): [name: string, value:
 export function handlerOf({ id, detail }: OpenRun): HandlerDetail | null {
   const found = list(detail?.handler_runs).find((run) => object(run)?.id === id)
   return found ? (found as HandlerDetail) : null
+}
+
+/** What a workflow wants of its owner. */
+export function needsOf(detail: Json | null) {
+  const notifications = list(detail?.notifications).flatMap((told) => {
+    const { id, type, payload, created_at } = object(told) ?? {}
+    const message = text(object(payload)?.message)
+    return message ? [{ id: String(id), type: String(type), message, created_at: String(created_at) }] : []
+  })
+  return { mutation: object(detail?.unresolved_mutation) as MutationDetail | null, notifications }
 }
 
 function object(value: unknown): Json | null {

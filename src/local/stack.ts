@@ -32,6 +32,8 @@ export type StackOptions = {
   chaos?: string | undefined
   /** True removes what an earlier stack left in the directory. */
   reset?: boolean
+  /** False leaves out supabase/seed.sql. Default true. */
+  seeded?: boolean
   /** False skips fsync, for stacks of a test run. Default true. */
   durable?: boolean
   /** Ends a start that is under way. */
@@ -145,7 +147,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     log('bringing the migrations up to date')
     await pushMigrations(db_url, { project, ...(options.signal && { signal: options.signal }) })
     running()
-    await seed(dir, project, db_url)
+    if (options.seeded ?? true) await seed(dir, project, db_url)
     await keepSecrets(superuser_url, keys, api_url)
 
     const api = await createApi({

@@ -154,6 +154,7 @@ as $$
 declare
   stamp timestamptz := lifecycle.now();
   before public.script_run_status;
+  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
   if tg_op = 'INSERT' then
     if new.status <> 'running' then
@@ -163,7 +164,7 @@ begin
     new.started_at := stamp;
   else
     before := old.status;
-    if before <> 'running' and (new.result, new.error, new.error_type, new.error_code, new.ended_at)
+    if before <> 'running' and not repairing and (new.result, new.error, new.error_type, new.error_code, new.ended_at)
       is distinct from (old.result, old.error, old.error_type, old.error_code, old.ended_at)
     then
       perform private.refuse_change_of_ended('script_run', before::text);
@@ -171,14 +172,14 @@ begin
     if before = new.status then
       return new;
     end if;
-    if not coalesce(current_setting('rollcall.repairing', true) = 'yes', false)
-      and not lifecycle.transition_allowed('script_run', before::text, new.status::text)
-    then
+    if not repairing and not lifecycle.transition_allowed('script_run', before::text, new.status::text) then
       perform lifecycle.refuse_transition('script_run', before::text, new.status::text);
     end if;
     stamp := greatest(stamp, old.started_at);
-    new.ended_at := stamp;
-    new.lease_expires_at := null;
+    if new.status <> 'running' then
+      new.ended_at := stamp;
+      new.lease_expires_at := null;
+    end if;
   end if;
   new.version := new.version + 1;
   perform private.record_of_workflow('script_run', new.id, new.workflow_id, new.owner_id, new.version,
@@ -224,10 +225,10 @@ begin
   else
     before := old.status;
     stamp := greatest(stamp, old.started_at);
-    if old.mutation_outcome is not null and new.mutation_outcome is distinct from old.mutation_outcome then
+    if old.mutation_outcome is not null and new.mutation_outcome is distinct from old.mutation_outcome and not repairing then
       perform lifecycle.refuse(409, 'outcome_is_set', 'The outcome of a side effect is set once.');
     end if;
-    if before <> 'active' and (new.error, new.error_type, new.ended_at, new.state_after)
+    if before <> 'active' and not repairing and (new.error, new.error_type, new.ended_at, new.state_after)
       is distinct from (old.error, old.error_type, old.ended_at, old.state_after)
     then
       perform private.refuse_change_of_ended('handler_run', before::text);
@@ -246,7 +247,9 @@ begin
     if not repairing and not lifecycle.transition_allowed('handler_run', before::text, new.status::text) then
       perform lifecycle.refuse_transition('handler_run', before::text, new.status::text);
     end if;
-    new.ended_at := stamp;
+    if new.status <> 'active' then
+      new.ended_at := stamp;
+    end if;
   end if;
   new.version := new.version + 1;
   perform private.record_of_workflow('handler_run', new.id, new.workflow_id, new.owner_id, new.version,
@@ -270,6 +273,7 @@ as $$
 declare
   stamp timestamptz := lifecycle.now();
   before public.mutation_status;
+  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
   if tg_op = 'INSERT' then
     if new.status <> 'in_flight' then
@@ -280,7 +284,7 @@ begin
   else
     before := old.status;
     stamp := greatest(stamp, old.created_at);
-    if before in ('applied', 'failed') and (new.result, new.error, new.resolved_by, new.resolved_at)
+    if before in ('applied', 'failed') and not repairing and (new.result, new.error, new.resolved_by, new.resolved_at)
       is distinct from (old.result, old.error, old.resolved_by, old.resolved_at)
     then
       perform private.refuse_change_of_ended('mutation', before::text);
@@ -288,9 +292,7 @@ begin
     if before = new.status then
       return new;
     end if;
-    if not coalesce(current_setting('rollcall.repairing', true) = 'yes', false)
-      and not lifecycle.transition_allowed('mutation', before::text, new.status::text)
-    then
+    if not repairing and not lifecycle.transition_allowed('mutation', before::text, new.status::text) then
       perform lifecycle.refuse_transition('mutation', before::text, new.status::text);
     end if;
   end if;

@@ -1,5 +1,8 @@
 -- Scripts: the versions of what a workflow does. Saving one activates nothing.
 
+alter table public.workflow_scripts add column actor uuid;
+comment on column public.workflow_scripts.actor is 'The operator who saved it for its owner.';
+
 create function private.config_problem(config jsonb)
 returns text
 language plpgsql
@@ -54,7 +57,7 @@ comment on function private.newest_script is 'The newest version of a workflow''
 
 create function private.add_script(
   workflow public.workflows, code text, config jsonb, comment text, summary text,
-  base public.workflow_scripts default null
+  base public.workflow_scripts default null, actor uuid default null
 )
 returns public.workflow_scripts
 language plpgsql
@@ -72,13 +75,13 @@ begin
     perform lifecycle.refuse_input('config', private.config_problem(whole));
   end if;
   insert into public.workflow_scripts as s (
-    workflow_id, owner_id, major, minor, code, config, comment, summary, created_at
+    workflow_id, owner_id, major, minor, code, config, comment, summary, actor, created_at
   )
   select workflow.id, workflow.owner_id,
     case when base.id is null then 1 + coalesce(max(v.major), 0) else base.major end,
     case when base.id is null then 0 else 1 + max(v.minor) filter (where v.major = base.major) end,
     add_script.code, whole, left(nullif(btrim(add_script.comment), ''), 2000),
-    left(nullif(btrim(add_script.summary), ''), 2000), lifecycle.now()
+    left(nullif(btrim(add_script.summary), ''), 2000), add_script.actor, lifecycle.now()
   from public.workflow_scripts v where v.workflow_id = workflow.id
   returning s.* into script;
   -- The first one makes a draft ready: the guard tells.
@@ -103,7 +106,8 @@ $$;
 comment on function private.script_version is 'What people call a version of a script: 1.0, and 1.1 for its first fix.';
 
 create function public.save_script(
-  workflow_id uuid, owner_id uuid, code text, config jsonb, comment text default null, summary text default null
+  workflow_id uuid, owner_id uuid, code text, config jsonb, comment text default null, summary text default null,
+  actor uuid default null
 )
 returns jsonb
 language plpgsql
@@ -116,7 +120,7 @@ declare
   is_new boolean := script.code is distinct from save_script.code;
 begin
   if is_new then
-    script := private.add_script(workflow, code, config, comment, summary);
+    script := private.add_script(workflow, code, config, comment, summary, actor => save_script.actor);
   end if;
   return jsonb_build_object(
     'ok', true, 'changed', is_new, 'result', case when is_new then 'created' else 'unchanged' end,
@@ -130,10 +134,10 @@ comment on function public.save_script is
 
 revoke execute on function
   private.config_problem(jsonb), private.newest_script(uuid),
-  private.add_script(public.workflows, text, jsonb, text, text, public.workflow_scripts)
+  private.add_script(public.workflows, text, jsonb, text, text, public.workflow_scripts, uuid)
 from public, anon, authenticated, service_role;
 revoke execute on function
-  private.script_version(public.workflow_scripts), public.save_script(uuid, uuid, text, jsonb, text, text)
+  private.script_version(public.workflow_scripts), public.save_script(uuid, uuid, text, jsonb, text, text, uuid)
 from public, anon, authenticated;
 grant execute on function private.script_version(public.workflow_scripts) to authenticated, service_role;
-grant execute on function public.save_script(uuid, uuid, text, jsonb, text, text) to service_role;
+grant execute on function public.save_script(uuid, uuid, text, jsonb, text, text, uuid) to service_role;

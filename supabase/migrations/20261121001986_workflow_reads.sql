@@ -13,7 +13,8 @@ set search_path = ''
 as $$
   select jsonb_build_object(
     'id', script.id, 'version', private.script_version(script), 'major', script.major, 'minor', script.minor,
-    'comment', script.comment, 'summary', script.summary, 'created_at', script.created_at
+    'comment', script.comment, 'summary', script.summary, 'actor', script.actor,
+    'created_at', script.created_at
   )
   where script.id is not null
 $$;

@@ -16,7 +16,7 @@ end;
 $$;
 comment on function private.check_message is 'Raises PT422 for what is no message of a person.';
 
-create function private.tell_planner(workflow public.workflows, content text)
+create function private.tell_planner(workflow public.workflows, content text, actor uuid default null)
 returns jsonb
 language plpgsql
 set search_path = ''
@@ -42,14 +42,15 @@ begin
     returning t.id into task;
   end if;
   insert into public.workflow_messages as m (workflow_id, owner_id, role, content, payload, created_at)
-  values (workflow.id, workflow.owner_id, 'user', content, jsonb_build_object('task_id', task), moment)
+  values (workflow.id, workflow.owner_id, 'user', content, jsonb_strip_nulls(jsonb_build_object('task_id', task, 'actor', actor)), moment)
   returning m.id into message;
   update public.workflows w set task_id = task where w.id = workflow.id;
   perform lifecycle.wake_lane('agents');
   return jsonb_build_object('message_id', message, 'task_id', task);
 end;
 $$;
-comment on function private.tell_planner is 'Keeps what an owner says and gives it to the planner; the caller holds the lock of the workflow.';
+comment on function private.tell_planner is
+  'Keeps what an owner says, or an operator (actor) in the owner''s name, and gives it to the planner; the caller holds the lock of the workflow.';
 
 create function private.conversation_with(workflow_id uuid, task_id uuid)
 returns jsonb
@@ -71,7 +72,9 @@ $$;
 comment on function private.conversation_with is
   'What a workflow''s owner and the agent said to one another, [{ role, content }]: with this a new task of the planner begins.';
 
-create function public.add_workflow_message(workflow_id uuid, content text, owner_id uuid default null)
+create function public.add_workflow_message(
+  workflow_id uuid, content text, owner_id uuid default null, actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write messages or tasks
@@ -83,7 +86,7 @@ begin
   if workflow.status = 'archived' then
     perform lifecycle.refuse(409, 'workflow_archived', 'The workflow is put away: unarchive it first.');
   end if;
-  return private.tell_planner(workflow, content)
+  return private.tell_planner(workflow, content, actor)
     || jsonb_build_object('ok', true, 'changed', true, 'result', 'created', 'workflow_id', workflow.id);
 end;
 $$;
@@ -91,7 +94,7 @@ comment on function public.add_workflow_message is
   'Says something to the agent of a workflow: { message_id, task_id }, a new task, or the one that waited for an answer. PT404 workflow_not_found, PT409 workflow_archived.';
 
 revoke execute on function
-  private.check_message(text), private.tell_planner(public.workflows, text), private.conversation_with(uuid, uuid)
+  private.check_message(text), private.tell_planner(public.workflows, text, uuid), private.conversation_with(uuid, uuid)
 from public, anon, authenticated, service_role;
-revoke execute on function public.add_workflow_message(uuid, text, uuid) from public, anon, authenticated;
-grant execute on function public.add_workflow_message(uuid, text, uuid) to service_role;
+revoke execute on function public.add_workflow_message(uuid, text, uuid, uuid) from public, anon, authenticated;
+grant execute on function public.add_workflow_message(uuid, text, uuid, uuid) to service_role;

@@ -113,6 +113,20 @@ end;
 $$;
 comment on function private.title_of is 'What a workflow is called until the agent finds a title: the beginning of what was asked for.';
 
+create function private.check_title(title text)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if btrim(title) = '' or length(title) > 255 then
+    perform lifecycle.refuse_input('title', 'has 1 to 255 characters.');
+  end if;
+end;
+$$;
+comment on function private.check_title is 'Raises PT422 for what is no title; null is none.';
+
 create function private.check_time_zone(time_zone text)
 returns void
 language plpgsql
@@ -133,7 +147,7 @@ comment on function private.check_time_zone is 'Raises PT422 for what is not the
 
 create function public.create_workflow(
   owner_id uuid, message text default null, title text default null, code text default null, config jsonb default null,
-  time_zone text default 'UTC', summary text default null, idempotency_key text default null
+  time_zone text default 'UTC', summary text default null, idempotency_key text default null, actor uuid default null
 )
 returns jsonb
 language plpgsql
@@ -155,9 +169,8 @@ begin
     perform lifecycle.refuse_input('message', 'is needed, from which the agent writes the script, or else title and code.');
   elsif code is not null and title is null then
     perform lifecycle.refuse_input('title', 'is needed: a workflow has a name.');
-  elsif btrim(title) = '' or length(title) > 255 then
-    perform lifecycle.refuse_input('title', 'has 1 to 255 characters.');
   end if;
+  perform private.check_title(title);
   if message is not null then
     perform private.check_message(message);
   end if;
@@ -167,7 +180,7 @@ begin
     return answer;
   end if;
 
-  perform lifecycle.because('user');
+  perform private.because_asked(null, actor);
   insert into public.workflows as w (owner_id, title, time_zone)
   values (owner_id, coalesce(title, private.title_of(message)), time_zone)
   returning w.* into workflow;
@@ -176,9 +189,9 @@ begin
   returning c.id into chat;
   update public.workflows w set chat_id = chat where w.id = workflow.id returning w.* into workflow;
   if message is not null then
-    said := private.tell_planner(workflow, message);
+    said := private.tell_planner(workflow, message, actor);
   else
-    script := private.add_script(workflow, code, config, null, summary);
+    script := private.add_script(workflow, code, config, null, summary, actor => create_workflow.actor);
     said := jsonb_build_object('script_id', script.id);
   end if;
   answer := private.workflow_answer(workflow.id, 'created', said);
@@ -188,6 +201,51 @@ end;
 $$;
 comment on function public.create_workflow is
   'A new workflow, a draft: from a message, of which the agent makes a script (task_id), or with its first script (title, code, config; script_id). PT409 idempotency_key_reused for another request with the same key.';
+
+create function public.update_workflow(
+  workflow_id uuid, title text default null, time_zone text default null, next_runs jsonb default null,
+  owner_id uuid default null, actor uuid default null
+)
+returns jsonb
+language plpgsql
+security definer -- API roles may not write workflows
+set search_path = ''
+as $$
+declare
+  moment timestamptz := lifecycle.now();
+  workflow public.workflows := private.lock_workflow(workflow_id, owner_id);
+  moves boolean := coalesce(update_workflow.time_zone <> workflow.time_zone, false);
+begin
+  perform private.check_title(title);
+  if time_zone is not null then
+    perform private.check_time_zone(time_zone);
+  end if;
+  if coalesce(jsonb_typeof(next_runs), 'object') <> 'object' then
+    perform lifecycle.refuse_input('next_runs', 'must be an object, of a time for each cron expression.');
+  elsif not moves and coalesce(title, workflow.title) = workflow.title then
+    return private.workflow_answer(workflow.id, 'unchanged');
+  end if;
+  update public.workflows w
+  set title = coalesce(update_workflow.title, w.title), time_zone = coalesce(update_workflow.time_zone, w.time_zone),
+    -- What is shown has changed: the guard tells.
+    version = w.version + 1
+  where w.id = workflow.id;
+  if moves then
+    begin
+      -- What is due already stays due. Nobody planned what was activated just now: its worker does.
+      update public.producer_schedules p
+      set next_run_at = greatest(moment, coalesce((next_runs ->> p.cron)::timestamptz, moment))
+      where p.workflow_id = workflow.id and p.cron is not null and p.next_run_at > moment;
+    exception when data_exception then
+      perform lifecycle.refuse_input('next_runs', 'must have a time for each cron expression.');
+    end;
+    perform private.refresh_due(workflow.id);
+  end if;
+  return private.workflow_answer(workflow.id, 'processed');
+end;
+$$;
+comment on function public.update_workflow is
+  'Changes the title or the time zone of a workflow; null keeps what is there. next_runs, { "<cron>": time }: when each cron comes next in the new time zone; one that is not named is due at once. A producer that runs just now is planned by the time zone that its worker was told. PT404 workflow_not_found.';
 
 create function public.activate_workflow(
   workflow_id uuid, owner_id uuid default null, script_id uuid default null, actor uuid default null
@@ -438,20 +496,59 @@ $$;
 comment on function public.acknowledge_error is
   'Its owner has seen an error event: it is hidden. While the error itself is there, the state stays error. PT404 workflow_not_found | error_not_found.';
 
+create function public.acknowledge_notification(
+  workflow_id uuid, notification_id uuid, owner_id uuid default null, actor uuid default null
+)
+returns jsonb
+language plpgsql
+security definer -- API roles may not write notifications
+set search_path = ''
+as $$
+declare
+  workflow public.workflows := private.lock_workflow(workflow_id, owner_id);
+  notification public.workflow_notifications;
+  event uuid;
+begin
+  select * into notification from public.workflow_notifications n
+  where n.id = acknowledge_notification.notification_id and n.workflow_id = workflow.id;
+  if notification.id is null then
+    perform lifecycle.refuse(404, 'notification_not_found', 'The workflow has no notification with this id.');
+  elsif notification.acknowledged_at is not null then
+    return private.workflow_answer(workflow.id, 'unchanged');
+  end if;
+  update public.workflow_notifications n set acknowledged_at = lifecycle.now() where n.id = notification.id;
+  if notification.type <> 'script_message' then
+    -- The event that came with it.
+    select m.id into event from public.workflow_messages m
+    where m.workflow_id = workflow.id and m.role = 'event' and m.type = 'error' and m.acknowledged_at is null
+      and m.payload = notification.payload and m.created_at >= notification.created_at
+    order by m.created_at limit 1;
+    update public.workflow_messages m set acknowledged_at = lifecycle.now() where m.id = event;
+  end if;
+  -- What is shown has changed with it: the guard tells.
+  update public.workflows w set version = w.version + 1 where w.id = workflow.id;
+  return private.workflow_answer(workflow.id, 'processed');
+end;
+$$;
+comment on function public.acknowledge_notification is
+  'Its owner has seen a notification: it is hidden, and with it the error event that came with it. PT404 workflow_not_found | notification_not_found.';
+
 revoke execute on function
   private.workflow_answer(uuid, text, jsonb), private.refuse_workflow_move(public.workflows, text, text),
   private.refuse_unresolved_mutation(uuid), private.is_troubled(public.workflows), private.clear_trouble(uuid),
   private.because_asked(text, uuid), private.replayed_request(uuid, text, bytea),
-  private.title_of(text), private.check_time_zone(text)
+  private.title_of(text), private.check_title(text), private.check_time_zone(text)
 from public, anon, authenticated, service_role;
 revoke execute on function
-  public.create_workflow(uuid, text, text, text, jsonb, text, text, text),
+  public.create_workflow(uuid, text, text, text, jsonb, text, text, text, uuid),
+  public.update_workflow(uuid, text, text, jsonb, uuid, uuid), public.acknowledge_notification(uuid, uuid, uuid, uuid),
   public.activate_workflow(uuid, uuid, uuid, uuid), public.pause_workflow(uuid, uuid, uuid), public.resume_workflow(uuid, uuid, uuid),
   public.archive_workflow(uuid, uuid, uuid), public.unarchive_workflow(uuid, uuid, uuid), public.retry_workflow(uuid, uuid, uuid),
   public.request_run(uuid, uuid, text, uuid), public.acknowledge_error(uuid, uuid, uuid, uuid)
 from public, anon, authenticated;
 grant execute on function
-  public.create_workflow(uuid, text, text, text, jsonb, text, text, text),
+  public.create_workflow(uuid, text, text, text, jsonb, text, text, text, uuid),
+  public.update_workflow(uuid, text, text, jsonb, uuid, uuid), public.acknowledge_notification(uuid, uuid, uuid, uuid),
   public.activate_workflow(uuid, uuid, uuid, uuid), public.pause_workflow(uuid, uuid, uuid), public.resume_workflow(uuid, uuid, uuid),
   public.archive_workflow(uuid, uuid, uuid), public.unarchive_workflow(uuid, uuid, uuid), public.retry_workflow(uuid, uuid, uuid),
   public.request_run(uuid, uuid, text, uuid), public.acknowledge_error(uuid, uuid, uuid, uuid)

@@ -1,5 +1,8 @@
 -- Secrets of scripts: written by their owner, handed to whoever holds a live lease, read by nobody else.
 
+alter table private.workflow_secrets add column actor uuid;
+comment on column private.workflow_secrets.actor is 'The operator who set it for the owner of the workflow.';
+
 create function private.drop_vault_secret()
 returns trigger
 language plpgsql
@@ -14,7 +17,9 @@ $$;
 create trigger drop_vault_secret after delete on private.workflow_secrets
   for each row execute function private.drop_vault_secret();
 
-create function public.set_workflow_secret(workflow_id uuid, name text, value text, owner_id uuid default null)
+create function public.set_workflow_secret(
+  workflow_id uuid, name text, value text, owner_id uuid default null, actor uuid default null
+)
 returns jsonb
 language plpgsql
 security definer -- API roles may not write secrets
@@ -39,16 +44,17 @@ begin
     delete from private.workflow_secrets s where s.workflow_id = workflow.id and s.name = set_workflow_secret.name;
   elsif known.value is null then
     -- Also where somebody took the value out of Vault by hand.
-    insert into private.workflow_secrets (workflow_id, name, vault_id, updated_at)
+    insert into private.workflow_secrets (workflow_id, name, vault_id, actor, updated_at)
     values (
       workflow.id, set_workflow_secret.name,
-      vault.create_secret(set_workflow_secret.value, format('rollcall/%s/%s', workflow.id, set_workflow_secret.name)), lifecycle.now()
+      vault.create_secret(set_workflow_secret.value, format('rollcall/%s/%s', workflow.id, set_workflow_secret.name)),
+      set_workflow_secret.actor, lifecycle.now()
     )
     on conflict on constraint workflow_secrets_pkey do update
-    set vault_id = excluded.vault_id, updated_at = excluded.updated_at;
+    set vault_id = excluded.vault_id, actor = excluded.actor, updated_at = excluded.updated_at;
   elsif is_new then
     perform vault.update_secret(known.vault_id, set_workflow_secret.value);
-    update private.workflow_secrets s set updated_at = lifecycle.now()
+    update private.workflow_secrets s set actor = set_workflow_secret.actor, updated_at = lifecycle.now()
     where s.workflow_id = workflow.id and s.name = set_workflow_secret.name;
   end if;
   return jsonb_build_object(
@@ -99,8 +105,8 @@ comment on function public.read_workflow_secrets is
 
 revoke execute on function private.drop_vault_secret() from public, anon, authenticated, service_role;
 revoke execute on function
-  public.set_workflow_secret(uuid, text, text, uuid), public.read_workflow_secrets(uuid, uuid, uuid, int)
+  public.set_workflow_secret(uuid, text, text, uuid, uuid), public.read_workflow_secrets(uuid, uuid, uuid, int)
 from public, anon, authenticated;
 grant execute on function
-  public.set_workflow_secret(uuid, text, text, uuid), public.read_workflow_secrets(uuid, uuid, uuid, int)
+  public.set_workflow_secret(uuid, text, text, uuid, uuid), public.read_workflow_secrets(uuid, uuid, uuid, int)
 to service_role;

@@ -109,11 +109,20 @@ begin
   if coalesce(btrim(reason), '') = '' then
     perform lifecycle.refuse_input('reason', 'is needed: a repair says why.');
   end if;
-  if machine not in ('bot', 'meeting', 'flow_execution') then
-    perform lifecycle.refuse_input('machine', 'must be bot, meeting or flow_execution.');
+  if coalesce(machine not in ('bot', 'meeting', 'flow_execution', 'workflow', 'script_run', 'handler_run', 'mutation'), true) then
+    perform lifecycle.refuse_input('machine',
+      'must be bot, meeting, flow_execution, workflow, script_run, handler_run or mutation.');
   end if;
   if not exists (select from lifecycle.states s where s.machine = repair.machine and s.state = to_status) then
     perform lifecycle.refuse_input('to_status', format('is no state of the machine %s.', machine));
+  end if;
+  if machine not in ('bot', 'meeting', 'flow_execution') then
+    perform set_config('rollcall.repairing', 'yes', true);
+    perform lifecycle.because('repair', reason, jsonb_build_object('by', session_user));
+    repaired := private.repair_automation(machine, subject_id, to_status, reason, error_code);
+    perform set_config('rollcall.repairing', '', true);
+    perform set_config('rollcall.because', '', true);
+    return repaired;
   end if;
   if machine = 'flow_execution' then
     perform set_config('rollcall.repairing', 'yes', true);

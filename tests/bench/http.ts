@@ -29,7 +29,14 @@ export async function callbacks(): Promise<Row[]> {
   const dir = mkdtempSync(join(tmpdir(), 'rollcall-bench-http-'))
   chmodSync(dir, 0o755)
   const project = projectWithNeighbour(dir)
-  const stack = await startStack({ dir: join(dir, 'data'), project, port: 0, db_port: 0, durable: false })
+  const stack = await startStack({
+    dir: join(dir, 'data'),
+    project,
+    port: 0,
+    db_port: 0,
+    durable: false,
+    seeded: false,
+  })
   const sql = postgres(stack.db_url, { max: 2, onnotice: () => {} })
   try {
     await sql.unsafe(`

@@ -25,7 +25,7 @@ export async function latency(): Promise<Row[]> {
   const dir = mkdtempSync(join(tmpdir(), 'rollcall-latency-'))
   // Where benchmarks run as root, Postgres runs as somebody else.
   chmodSync(dir, 0o755)
-  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
+  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false, seeded: false })
   const sql = postgres(stack.db_url, { max: CLIENTS + 2, onnotice: () => {} })
   try {
     const echoes = [...(await notifications(sql, 100))]

@@ -43,6 +43,16 @@ const some_runs = (fixture: Fixture) => {
   fixture.put(15, { state: 'completed', reason: 'left_alone' })
   fixture.put(16, { kind: 'workflow', state: 'fixing' })
   fixture.put(17, { kind: 'handler', state: 'paused:transient' })
+  const uncertain = fixture.put(20, { kind: 'workflow', state: 'error', error_code: 'MUTATION_UNCERTAIN' })
+  fixture.details[uncertain] = {
+    unresolved_mutation: {
+      ...{ id: 'm', tool: 'Http.send', params: {}, status: 'indeterminate', error: 'timed out' },
+      actions: ['failed', 'skipped', 'applied', 'ask_again'],
+    },
+    notifications: ['error', 'script_message'].map((type) => ({
+      ...{ id: type, type, payload: { message: 'Look.' }, created_at: new Date().toISOString() },
+    })),
+  }
   fixture.put(18, { state: 'strange' })
   const id = fixture.put(19, { kind: 'flow', progress_done: 1, progress_total: 3, progress_label: 'Events' })
   fixture.details[id] = {
@@ -120,6 +130,7 @@ const screens: [name: string, hash: string, heading: string][] = [
   ['runs', '#/', 'Runs'],
   ['a failed run', run(14), 'Run 14'],
   ['a flow', run(19), 'Run 19'],
+  ['a workflow that nobody knows of', run(20), 'Run 20'],
   ['timing', '#/timing', 'Timing'],
   ['webhooks', '#/webhooks', 'Webhooks'],
   ['health', '#/health', 'Health'],
@@ -162,6 +173,13 @@ describe.each(['light', 'dark'] as const)('axe finds nothing in %s', (colorSchem
   test('where a run is stopped, where there is none, and where one signs in', async () => {
     const { page } = await openFixture(browser, { hash: run(1), colorScheme, prepare: some_runs })
     await page.getByRole('button', { name: 'Stop' }).click()
+    await page.getByRole('dialog').getByText('In this state for').waitFor()
+    expect(await violations(page)).toEqual([])
+    await page.keyboard.press('Escape')
+    await page.evaluate((hash) => {
+      location.hash = hash
+    }, run(20))
+    await page.getByRole('button', { name: 'It happened' }).click()
     await page.getByRole('dialog').getByText('In this state for').waitFor()
     expect(await violations(page)).toEqual([])
     await page.keyboard.press('Escape')
@@ -308,7 +326,7 @@ test('a page has one heading, landmarks, and a link past its header', async () =
   expect(await page.evaluate(() => document.activeElement?.id)).toBe('main')
   expect(page.url()).not.toContain('main')
   const table = page.getByRole('table', { name: 'Runs' })
-  expect(await table.getAttribute('aria-rowcount')).toBe('20')
+  expect(await table.getAttribute('aria-rowcount')).toBe('21')
   expect(await table.getByRole('columnheader').count()).toBe(10)
   await page.context().close()
 })

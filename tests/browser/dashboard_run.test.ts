@@ -1,6 +1,7 @@
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { inFixture, launchBrowser, openFixture, rowsOf } from '../support/dashboard.ts'
+import type { Fixture } from './dashboard_fixture.ts'
 
 let browser: Browser
 
@@ -222,6 +223,122 @@ test('a retry and what it repeats lead to each other', async () => {
   await facts.locator('div', { hasText: 'Retry of' }).getByRole('link').click()
   await page.getByRole('heading', { name: 'Run 1' }).waitFor()
   await facts.locator('div', { hasText: 'Retried by' }).getByRole('link').waitFor()
+  await page.context().close()
+})
+
+/** A workflow that stands still for a side effect of which nobody knows, and told its owner something. */
+const uncertain = (fixture: Fixture) => {
+  const error_code = 'MUTATION_UNCERTAIN'
+  const id = fixture.put(1, { kind: 'workflow', state: 'error', error_code, error_message: 'timed out' })
+  const created_at = new Date().toISOString()
+  fixture.details[id] = {
+    unresolved_mutation: {
+      id: 'm',
+      tool: 'Http.send',
+      params: { url: 'https://example.com/hook' },
+      status: 'indeterminate',
+      error: 'timed out',
+      actions: ['failed', 'skipped', 'applied', 'ask_again'],
+    },
+    notifications: [
+      { id: 'n2', type: 'error', payload: { code: error_code, message: 'timed out' }, created_at },
+      { id: 'n1', type: 'script_message', payload: { message: 'Twelve items.' }, created_at },
+    ],
+  }
+  for (const path of ['mutations/m/resolve', 'notifications/n1/acknowledge'])
+    fixture.answers[`workflows/${id}/${path}`] = {}
+}
+
+/** What the page sent of a workflow, beside its reads. */
+const told = async (page: Page) =>
+  (await sent(page))
+    .filter(({ path }) => /resolve|acknowledge/.test(path ?? ''))
+    .map(({ path, body: { key: _key, ...body } }) => [path?.split('/').slice(2).join('/'), body])
+
+test('a side effect of which nobody knows is resolved, with the result where there was one', async () => {
+  const { page } = await openFixture(browser, { hash: run(1), prepare: uncertain })
+  const section = page.getByRole('region', { name: 'Nobody knows whether it happened' })
+  await section.getByText('What was asked').click()
+  await section.getByText('"https://example.com/hook"').waitFor()
+  const choices = await section.getByRole('button').allInnerTexts()
+  expect(choices).toEqual(['Copy', 'It did not happen', 'Leave it', 'It happened', 'Ask again'])
+
+  // With the keyboard alone: the focus is on what changes nothing.
+  await section.getByRole('button', { name: 'It did not happen' }).focus()
+  await page.keyboard.press('Enter')
+  const dialog = page.getByRole('dialog')
+  await dialog.getByText('Its events are free again').waitFor()
+  await expect.poll(() => page.evaluate(() => document.activeElement?.textContent)).toBe('Cancel')
+  await page.keyboard.press('Escape')
+  await expect.poll(() => page.evaluate(() => document.activeElement?.textContent)).toBe('It did not happen')
+
+  await section.getByRole('button', { name: 'It happened' }).click()
+  await dialog.getByLabel('What it answered').fill('{ "id": 7 }')
+  await inFixture(page, (fixture) => {
+    fixture.details[fixture.id(1)] = { unresolved_mutation: null, notifications: [] }
+  })
+  await dialog.getByRole('button', { name: 'It happened' }).dblclick()
+  await expect.poll(() => section.count()).toBe(0)
+  expect(await told(page)).toEqual([['mutations/m/resolve', { how: 'applied', result: { id: 7 } }]])
+  await page.context().close()
+})
+
+test('a notification is acknowledged; one that is gone, or may not be, says so', async () => {
+  const { page } = await openFixture(browser, { hash: run(1), prepare: uncertain })
+  const section = page.getByRole('region', { name: 'Notifications' })
+  await expect.poll(() => section.getByRole('listitem').count()).toBe(2)
+  const message = section.getByRole('listitem').filter({ hasText: 'Twelve items.' })
+  await message.getByRole('button', { name: 'Acknowledge' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByText('It is not shown here any more').waitFor()
+  await inFixture(page, (fixture) => {
+    const detail = fixture.details[fixture.id(1)] as { notifications: unknown[] }
+    detail.notifications.pop()
+  })
+  await dialog.getByRole('button', { name: 'Acknowledge' }).click()
+  await expect.poll(() => message.count()).toBe(0)
+  expect(await told(page)).toEqual([['notifications/n1/acknowledge', {}]])
+
+  await inFixture(page, (fixture) => {
+    const throws = { status: 403, code: 'forbidden' }
+    fixture.answers[`workflows/${fixture.id(1)}/notifications/n2/acknowledge`] = { throw: throws }
+  })
+  await section.getByRole('button', { name: 'Acknowledge' }).click()
+  await dialog.getByRole('button', { name: 'Acknowledge' }).click()
+  await dialog.getByText('You may not do this.').waitFor()
+  await dialog.getByRole('button', { name: 'Close' }).click()
+  await expect.poll(() => section.getByRole('button').count()).toBe(0)
+  await section.getByText('timed out').waitFor()
+  await page.context().close()
+})
+
+test("a handler's side effect is resolved on its own page too; what settled it meanwhile is told", async () => {
+  const { page } = await openFixture(browser, {
+    hash: run(2),
+    prepare: (fixture) => {
+      const workflow_id = fixture.id(1)
+      const id = fixture.put(2, {
+        kind: 'handler',
+        state: 'paused:reconciliation',
+        workflow_id,
+        session_id: 's',
+      })
+      const mutation = { id: 'm', tool: 'Http.send', params: {}, status: 'indeterminate', error: null }
+      const run = { id, handler_type: 'consumer', phase: 'mutating', cost_microusd: 0, logs: [], events: [] }
+      fixture.details[id] = {
+        handler_runs: [{ ...run, mutation: { ...mutation, actions: ['failed', 'skipped'] } }],
+      }
+      fixture.answers[`workflows/${workflow_id}/mutations/m/resolve`] = {
+        throw: { status: 409, code: 'illegal_transition', message: 'It is settled.' },
+      }
+    },
+  })
+  await page.getByRole('button', { name: 'Leave it' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByRole('button', { name: 'Leave it' }).click()
+  await dialog.getByText('It is settled.').waitFor()
+  expect(await dialog.locator('.trouble').count()).toBe(0)
+  expect(await told(page)).toEqual([['mutations/m/resolve', { how: 'skipped' }]])
   await page.context().close()
 })
 

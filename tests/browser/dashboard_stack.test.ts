@@ -2,8 +2,10 @@ import type { Browser, Page } from 'playwright-core'
 import postgres from 'postgres'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { launchBrowser, watchComplaints } from '../support/dashboard.ts'
+import { rpc } from '../support/rpc.ts'
 import { type SignedUpUser, type StackAddress, sharedStack, signUp } from '../support/stack.ts'
 import { playedBot, step } from '../support/watched_bots.ts'
+import { activeWorkflow, uncertainRun } from '../support/workflow_steps.ts'
 
 // The page as the local stack serves it, on its real database, functions and Realtime.
 
@@ -70,6 +72,35 @@ test('a bot is seen, followed live in two tabs that do not mind each other, stop
   expect(two.complaints).toEqual([])
   await one.page.context().close()
   await two.page.context().close()
+})
+
+test('an automation tells what its script said, and of what nobody knows it is told what became of it', async () => {
+  // In one transaction, and paused in the end: no worker gets hold of it.
+  const workflow = await sql.begin(async (tx) => {
+    const all = tx as unknown as postgres.Sql
+    const made = await activeWorkflow(all, { owner_id: user.user_id, title: 'Orders' })
+    await uncertainRun(all, made)
+    await tx`select private.notify_workflow(${made.workflow_id}, 'script_message', '{"message": "Twelve items."}')`
+    await rpc(tx, 'pause_workflow', { workflow_id: made.workflow_id })
+    return made
+  })
+  const { page, complaints } = await open(`#/runs/${workflow.workflow_id}`)
+  const message = page.getByRole('listitem').filter({ hasText: 'Twelve items.' })
+  const dialog = page.getByRole('dialog')
+  await message.getByRole('button', { name: 'Acknowledge' }).click()
+  await dialog.getByRole('button', { name: 'Acknowledge' }).click()
+  await expect.poll(() => message.count()).toBe(0)
+  const section = page.getByRole('region', { name: 'Nobody knows whether it happened' })
+  await section.getByRole('button', { name: 'It happened' }).click()
+  await dialog.getByLabel('What it answered').fill('{ "id": 7 }')
+  await dialog.getByRole('button', { name: 'It happened' }).click()
+  await expect.poll(() => section.count()).toBe(0)
+  await page.locator('.badge.big').getByText('paused').waitFor()
+  const [mutation] = await sql`
+    select status, result, resolved_by from public.workflow_mutations where workflow_id = ${workflow.workflow_id}`
+  expect(mutation).toEqual({ status: 'applied', result: { id: 7 }, resolved_by: 'user' })
+  expect(complaints).toEqual([])
+  await page.context().close()
 })
 
 test('timing, webhooks and the counts are those of the project', async () => {

@@ -30,7 +30,7 @@ const chaos = [
 
 test('500 watched bots in a storm: nothing is missed, doubled or out of order, and nobody is flooded', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'rollcall-storm-'))
-  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false, chaos })
+  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false, seeded: false, chaos })
   const sql = postgres(stack.db_url, { max: CONNECTIONS + 2, onnotice: () => {} })
   const roll = random(`storm ${seed}`)
   try {

@@ -281,6 +281,10 @@ test('every call of a workflow does what it says', async () => {
     state: 'active',
     active_script_id: saved.script_id,
   })
+  expect(await workflows.update(workflow_id, { title: 'At rest', time_zone: 'Asia/Tokyo' })).toMatchObject({
+    title: 'At rest',
+    time_zone: 'Asia/Tokyo',
+  })
   expect(await workflows.pause(workflow_id)).toMatchObject({ state: 'paused' })
   expect(await workflows.resume(workflow_id)).toMatchObject({ state: 'active' })
   expect(await workflows.retry(workflow_id)).toMatchObject({ state: 'active' })
@@ -296,6 +300,9 @@ test('every call of a workflow does what it says', async () => {
   expect(await workflows.runs(workflow_id)).toEqual({ items: [], next_cursor: null })
   await expect(workflows.get_run(workflow_id, randomUUID())).rejects.toMatchObject({ status: 404 })
   await expect(workflows.acknowledge(workflow_id, randomUUID())).rejects.toMatchObject({ status: 404 })
+  await expect(workflows.acknowledge_notification(workflow_id, randomUUID())).rejects.toMatchObject({
+    code: 'notification_not_found',
+  })
   await expect(workflows.wait(workflow_id, 'active', { timeout_ms: 50 })).rejects.toMatchObject({
     status: 408,
     code: 'timeout',

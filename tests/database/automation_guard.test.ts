@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import type postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
-import { refusal, rpc } from '../support/rpc.ts'
+import { refusal } from '../support/rpc.ts'
 import { automation, published, worker } from '../support/workflows.ts'
 
 let database: TestDatabase
@@ -519,14 +519,4 @@ describe('the invariants', () => {
       expect(found).toContainEqual({ violation, machine })
     })
   })
-})
-
-test('lifecycle.repair leaves automations to their own operations', async () => {
-  const repair = rpc(database.owner, 'lifecycle.repair', {
-    machine: 'handler_run',
-    subject_id: rows.consumer,
-    to_status: 'crashed',
-    reason: 'x',
-  })
-  expect(await refusal(repair)).toMatchObject({ code: 'PT422' })
 })

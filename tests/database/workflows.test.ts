@@ -847,6 +847,7 @@ describe('whoever asks', () => {
     for (const [name, more] of [
       ['save_script', { code: 'x', config }],
       ['activate_workflow', {}],
+      ['update_workflow', { title: 'Mine' }],
       ['pause_workflow', {}],
       ['resume_workflow', {}],
       ['archive_workflow', {}],
@@ -854,6 +855,7 @@ describe('whoever asks', () => {
       ['retry_workflow', {}],
       ['request_run', {}],
       ['acknowledge_error', { event_id: randomUUID() }],
+      ['acknowledge_notification', { notification_id: randomUUID() }],
       ['add_workflow_message', { content: 'x' }],
       ['set_workflow_secret', { name: 'A', value: 'x' }],
     ] as const) {
@@ -878,6 +880,147 @@ describe('whoever asks', () => {
     const rows = await database.superuser`
       select details from public.status_events where subject_id = ${workflow.workflow_id} order by seq`
     expect(rows.map(({ details }) => details)).toEqual([null, { actor }, { actor }, null])
+  })
+
+  test('as an operator for somebody else stands with what was made or said', async () => {
+    const actor = randomUUID()
+    const made = await readyWorkflow(clock.sql, { actor })
+    const talked = await draftWorkflow(clock.sql)
+    await rpc(clock.sql, 'save_script', { ...ids(made), code: 'workflow = 2', config, actor })
+    await clock.advance(1)
+    await call('add_workflow_message', talked, { content: 'Once more.', actor })
+    await call('set_workflow_secret', made, { name: 'A', value: 'x', actor })
+    await call('set_workflow_secret', made, { name: 'B', value: 'x', actor })
+    await call('set_workflow_secret', made, { name: 'B', value: 'y' })
+
+    const [event] = await database.superuser`
+      select source, details from public.status_events where subject_id = ${made.workflow_id} and seq = 1`
+    expect(event).toEqual({ source: 'user', details: { actor } })
+    const { items } = await call('list_workflow_scripts', made)
+    expect(items).toMatchObject([
+      { version: '2.0', actor },
+      { version: '1.0', actor },
+    ])
+    expect((await messagesOf(clock.sql, talked)).map(({ payload }) => payload)).toEqual([
+      { task_id: talked.task_id },
+      { task_id: expect.any(String), actor },
+    ])
+    const secrets = await database.superuser`
+      select name, actor from private.workflow_secrets where workflow_id = ${made.workflow_id} order by name`
+    expect(secrets).toEqual([
+      { name: 'A', actor },
+      { name: 'B', actor: null },
+    ])
+  })
+})
+
+describe('a change of title or time zone', () => {
+  const planned = {
+    ...config,
+    producers: { ...config.producers, daily: { schedule: { cron: '0 9 * * *' }, publishes: [] } },
+  }
+  const next = '2026-03-02T08:00:00Z'
+  /** Active, and both of its producers have run. */
+  async function plannedWorkflow() {
+    const workflow = await activeWorkflow(clock.sql, { config: planned })
+    await database.owner`
+      update public.producer_schedules set next_run_at = '2026-03-02T09:00:00Z' where workflow_id = ${workflow.workflow_id}`
+    await database.owner`
+      update public.handler_states set dirty = false where workflow_id = ${workflow.workflow_id}`
+    return workflow
+  }
+
+  test('is told, changes no status, and the same again is unchanged', async () => {
+    const workflow = await plannedWorkflow()
+    const before = await history(workflow)
+    const { version } = await workflowOf(clock.sql, workflow)
+    const changed = await call('update_workflow', workflow, { title: 'New orders' })
+    expect(changed).toMatchObject({
+      ...{ ok: true, changed: true, result: 'processed', title: 'New orders', time_zone: 'UTC' },
+      ...{ status: 'active', version: version + 1 },
+    })
+    expect((await pushes(workflow.workflow_id)).at(-1)?.payload).toMatchObject({ version: version + 1 })
+    for (const same of [{ title: 'New orders' }, { time_zone: 'UTC' }, {}])
+      expect(await call('update_workflow', workflow, same)).toMatchObject({
+        result: 'unchanged',
+        version: version + 1,
+      })
+    expect(await history(workflow)).toEqual(before)
+  })
+
+  test('plans every cron anew, and no interval', async () => {
+    const workflow = await plannedWorkflow()
+    expect(
+      await call('update_workflow', workflow, {
+        time_zone: 'Europe/Berlin',
+        next_runs: { '0 9 * * *': next },
+      }),
+    ).toMatchObject({ time_zone: 'Europe/Berlin', title: 'Orders', next_due_at: '2026-03-02T08:00:00+00:00' })
+    expect(await schedules(workflow)).toMatchObject([
+      { producer: 'daily', next_run_at: new Date(next) },
+      { producer: 'feed', next_run_at: new Date('2026-03-02T09:00:00Z') },
+    ])
+  })
+
+  test('leaves due what is due, and makes due what nobody planned', async () => {
+    const workflow = await activeWorkflow(clock.sql, { config: planned })
+    await call('update_workflow', workflow, { time_zone: 'Europe/Berlin', next_runs: { '0 9 * * *': next } })
+    expect(await schedules(workflow)).toMatchObject([
+      { next_run_at: clock.now() },
+      { next_run_at: clock.now() },
+    ])
+
+    const other = await plannedWorkflow()
+    await call('update_workflow', other, { time_zone: 'Asia/Tokyo', next_runs: { '0 8 * * *': next } })
+    expect(await schedules(other)).toMatchObject([
+      { producer: 'daily', next_run_at: clock.now() },
+      { producer: 'feed', next_run_at: new Date('2026-03-02T09:00:00Z') },
+    ])
+  })
+
+  test('that is none is refused', async () => {
+    const workflow = await plannedWorkflow()
+    const before = await everything(workflow)
+    for (const bad of [
+      { title: ' ' },
+      { title: 'x'.repeat(256) },
+      { time_zone: 'Mars/Olympus' },
+      { time_zone: '+02:00' },
+      { time_zone: 'Asia/Tokyo', next_runs: [] },
+      { time_zone: 'Asia/Tokyo', next_runs: { '0 9 * * *': 'soon' } },
+    ])
+      expect(await refusal(call('update_workflow', workflow, bad)), JSON.stringify(bad)).toMatchObject({
+        code: 'PT422',
+      })
+    expect(await everything(workflow)).toEqual(before)
+  })
+})
+
+describe('a notification', () => {
+  test('of a script is acknowledged by itself, once', async () => {
+    const workflow = await activeWorkflow(clock.sql)
+    await database.owner`
+      select private.notify_workflow(${workflow.workflow_id}, 'script_message', '{"message": "Hello."}')`
+    const { notifications, version } = await workflowOf(clock.sql, workflow)
+    const acknowledge = () =>
+      call('acknowledge_notification', workflow, { notification_id: notifications[0].id })
+    expect(await acknowledge()).toMatchObject({ changed: true, notifications: [], version: version + 1 })
+    expect(await acknowledge()).toMatchObject({ changed: false, result: 'unchanged', version: version + 1 })
+    expect(
+      await refusal(call('acknowledge_notification', workflow, { notification_id: randomUUID() })),
+    ).toMatchObject({ code: 'PT404', message: 'notification_not_found' })
+  })
+
+  test('of an error takes its event with it', async () => {
+    const workflow = await activeWorkflow(clock.sql)
+    const { run_id, lease_token } = await beginRun(clock.sql, workflow)
+    await rpc(clock.sql, 'update_handler_run_status', { run_id, lease_token, status: 'failed:internal' })
+    const [{ id: notification_id }] = (await workflowOf(clock.sql, workflow)).notifications
+    expect(await call('acknowledge_notification', workflow, { notification_id })).toMatchObject({
+      ...{ state: 'error', notifications: [] },
+    })
+    const events = (await messagesOf(clock.sql, workflow)).filter(({ type }) => type === 'error')
+    expect(events).toMatchObject([{ acknowledged_at: expect.any(String) }])
   })
 })
 

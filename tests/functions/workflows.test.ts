@@ -37,6 +37,8 @@ const post = (path: string, body?: unknown, more: CallInit = {}) =>
     ...(body === undefined ? {} : { body }),
     ...more,
   })
+const patch = (path: string, body: unknown, more: CallInit = {}) =>
+  project.call(`/workflows${path}`, { method: 'PATCH', as: user, body, ...more })
 const get = (path: string, more: CallInit = {}) => project.call(`/workflows${path}`, { as: user, ...more })
 const created = async (more: CallInit = {}, code = idle_script): Promise<NewWorkflow> => {
   const reply = await post('', { title: 'Resting', code }, more)
@@ -117,6 +119,24 @@ describe('a workflow', () => {
     expect(refused.status).toBe(409)
     expect(await post(`/${id}/unarchive`)).toMatchObject({ status: 200, body: { status: 'disabled' } })
     expect((await post(`/${id}/explode`)).status).toBe(404)
+  })
+
+  test('gets another title and time zone, and its schedule follows', async () => {
+    const { id } = await created({}, idle_script.replace("interval: '1d'", "cron: '0 9 * * *'"))
+    expect((await post(`/${id}/activate`)).status).toBe(200)
+    const tomorrow = new Date(Date.now() + 86_400_000)
+    await project.sql`update public.producer_schedules set next_run_at = ${tomorrow} where workflow_id = ${id}`
+    const reply = await patch(`/${id}`, { title: 'Busy', time_zone: 'Asia/Tokyo' })
+    expect(reply.status).toBe(200)
+    const workflow = Workflow.parse(reply.body)
+    expect(workflow).toMatchObject({ title: 'Busy', time_zone: 'Asia/Tokyo', state: 'active' })
+    const next_run_at = workflow.schedules[0]?.next_run_at ?? ''
+    expect(new Date(next_run_at).toISOString()).toMatch(/T00:00:00\.000Z$/)
+    expect(Date.parse(next_run_at)).toBeGreaterThan(Date.now())
+    expect(Date.parse(next_run_at)).toBeLessThanOrEqual(Date.now() + 86_400_000)
+    expect((await patch(`/${id}`, { title: 'Busier' })).body).toMatchObject({
+      ...{ title: 'Busier', time_zone: 'Asia/Tokyo' },
+    })
   })
 
   test('gets new versions of its script, which activate nothing', async () => {
@@ -249,6 +269,18 @@ describe('a run', () => {
   })
 })
 
+test('a message of a script is acknowledged by its owner', async () => {
+  const { id } = await created()
+  await project.sql`select private.notify_workflow(${id}, 'script_message', '{"message": "Hello."}')`
+  const { notifications } = WholeWorkflow.parse((await get(`/${id}`)).body)
+  expect(notifications).toMatchObject([{ type: 'script_message', payload: { message: 'Hello.' } }])
+  const path = `/${id}/notifications/${notifications[0]?.id}/acknowledge`
+  expect(await post(path)).toMatchObject({ status: 200, body: { notifications: [] } })
+  expect(await post(`/${id}/notifications/${randomUUID()}/acknowledge`)).toMatchObject({
+    ...{ status: 404, body: { code: 'notification_not_found' } },
+  })
+})
+
 describe('a request', () => {
   test('that is not well formed is refused, and says where', async () => {
     const { id } = await created()
@@ -291,6 +323,18 @@ describe('a request', () => {
       expect(reply, what).toMatchObject({ status: 422, body: { code: 'invalid_request' } })
       expect(reply.body.details.issues[0].path, what).toMatch(new RegExp(`^${where}`))
     }
+    for (const body of [
+      {},
+      { title: ' ' },
+      { title: 1 },
+      { time_zone: 'Mars/Olympus' },
+      { time_zone: null },
+      [],
+    ]) {
+      expect(await patch(`/${id}`, body), JSON.stringify(body)).toMatchObject({
+        ...{ status: 422, body: { code: 'invalid_request' } },
+      })
+    }
     for (const list of ['', `/${id}/runs`, `/${id}/messages`]) {
       for (const query of [
         'limit=0',
@@ -316,6 +360,9 @@ describe('a request', () => {
       ['GET', `/${id}/runs/${randomUUID()}`],
       ['GET', `/${id}/scripts`],
       ['GET', `/${id}/scripts/${script_id}`],
+      ['PATCH', `/${id}`, { title: 'Mine' }],
+      ['PATCH', `/${id}`, { time_zone: 'Asia/Tokyo' }],
+      ['POST', `/${id}/notifications/${randomUUID()}/acknowledge`],
       ['POST', `/${id}/messages`, { content: 'mine' }],
       ['POST', `/${id}/script`, { code: idle_script }],
       ['POST', `/${id}/secrets`, { name: 'A', value: 'x' }],
@@ -374,6 +421,26 @@ describe('a request', () => {
       select source, details from public.status_events
       where subject_id = ${id} and to_status = 'active' order by id limit 1`
     expect(event).toMatchObject({ source: 'user', details: { actor: operator.id } })
+  })
+
+  test('by an operator for an owner names both', async () => {
+    const operator = await project.operator()
+    const as = operator
+    const owner_id = user.id
+    const made = await post('', { title: 'x', code: idle_script, owner_id }, { as })
+    const { id } = NewWorkflow.parse(made.body)
+    expect((await post(`/${id}/script`, { code: `${idle_script};` }, { as })).status).toBe(201)
+    expect((await post(`/${id}/messages`, { content: 'Twice a day.' }, { as })).status).toBe(201)
+    expect((await post(`/${id}/secrets`, { name: 'A', value: 'x' }, { as })).status).toBe(200)
+    expect((await patch(`/${id}`, { title: 'y', time_zone: 'Asia/Tokyo' }, { as })).status).toBe(200)
+    const actor = operator.id
+    const [event] = await project.sql`
+      select details from public.status_events where subject_id = ${id} and seq = 1`
+    expect(event).toEqual({ details: { actor } })
+    expect(ScriptList.parse((await get(`/${id}/scripts`)).body).items).toMatchObject([{ actor }, { actor }])
+    expect((await get(`/${id}/messages`)).body.items).toMatchObject([{ payload: { actor } }])
+    const [secret] = await project.sql`select actor from private.workflow_secrets where workflow_id = ${id}`
+    expect(secret).toEqual({ actor })
   })
 
   test('to a path or by a method that does not exist is 404 and 405', async () => {

@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { latest_cli_version } from '../../src/local/latest_cli.ts'
 import { installPlatform } from '../../src/local/platform.ts'
@@ -78,6 +79,30 @@ function behaves(cli: SupabaseCli, target: Spelling): void {
       there,
     ])
     expect(applied).toEqual(migrations.map((version) => [version, version]))
+  })
+
+  test('db push --include-seed finds every seed that the config names', async () => {
+    const said = await cli.run(['db', 'push', '--include-seed', ...target.local], project.dir, {
+      SUPABASE_YES: '1',
+    })
+    expect(said).toMatchObject({ code: 0, output: expect.not.stringMatching(/no files matched/i) })
+    const again = await cli.run(['db', 'push', '--include-seed', ...target.local], project.dir)
+    expect(again).toMatchObject({ code: 0, output: expect.stringMatching(/database is up to date/) })
+    const sql = postgres(embedded.url('postgres'), { max: 1, onnotice: () => {} })
+    try {
+      const runs = await sql`
+        select kind, state from (
+          select 'bot' as kind, bot_status::text as state from public.workflow_threads
+          union all select 'flow', status::text from public.flow_executions
+          union all select 'workflow', state from public.workflow_states
+        ) run order by kind, state`
+      expect(runs.map(({ kind, state }) => `${kind} ${state}`)).toEqual([
+        ...['bot failed', 'flow completed', 'flow failed', 'workflow ready'],
+      ])
+      expect(await sql`select * from public.invariant_violations`).toEqual([])
+    } finally {
+      await sql.end()
+    }
   })
 
   test('db advisors warns of nothing', async () => {

@@ -1,9 +1,14 @@
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
+import { createClient } from '@supabase/supabase-js'
 import postgres from 'postgres'
 import { afterEach, describe, expect, test, vi } from 'vitest'
+import type { SentRow } from '../../src/client/live/run.ts'
+import { createRollcall } from '../../src/index.ts'
+import { demo_user } from '../../src/local/demo_user.ts'
 import type { StackFile } from '../../src/local/stack.ts'
+import { validateScript } from '../../src/worker/script/validate_script.ts'
 import { signUp } from '../support/stack.ts'
 import {
   cleanUp,
@@ -82,6 +87,28 @@ describe('the life of the stack', () => {
     const restarted = await running(again, a)
     expect(await count(restarted)).toBe(before + 1)
     expect(restarted.secret_key).toBe(one.secret_key)
+  })
+
+  test('the demo user signs in to a new one, and has some runs to look at', async () => {
+    const dir = newDirectory()
+    const stack = await running(start({ dir }), dir)
+    const client = createClient(stack.api_url, stack.publishable_key, { auth: { persistSession: false } })
+    const { data, error } = await client.auth.signInWithPassword(demo_user)
+    expect(error).toBeNull()
+    const seen = await client.rpc('runs_list', { filter: {} })
+    expect(seen.data.items.map(({ kind, state }: SentRow) => `${kind} ${state}`).toSorted()).toEqual([
+      ...['bot failed', 'flow completed', 'flow failed', 'workflow ready'],
+    ])
+    const { workflows } = createRollcall(client)
+    const [greeting] = (await workflows.list()).items
+    expect(greeting).toMatchObject({ owner_id: data.user?.id, title: 'Hourly greeting' })
+    // What the database holds of the script is what its validator reads.
+    const { code, config } = await workflows.get_script(
+      greeting?.id ?? '',
+      (await workflows.scripts(greeting?.id ?? '')).items[0]?.id ?? '',
+    )
+    expect(await validateScript(code)).toEqual({ config, issues: [] })
+    await client.auth.stopAutoRefresh()
   })
 
   test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(

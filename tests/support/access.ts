@@ -76,6 +76,7 @@ const workflow_reads = [
 /** What people ask of automations and what workers do: through functions alone. */
 const workflow_writes = [
   'public.acknowledge_error',
+  'public.acknowledge_notification',
   'public.activate_workflow',
   'public.add_workflow_message',
   'public.advance_handler_run',
@@ -111,6 +112,7 @@ const workflow_writes = [
   'public.store_task_step',
   'public.unarchive_workflow',
   'public.update_handler_run_status',
+  'public.update_workflow',
   'public.wait_task',
   'public.yield_session',
   'public.yield_task',

@@ -77,7 +77,7 @@ async function offerStack(project: TestProject): Promise<() => Promise<void>> {
   let dir: string | undefined
   const start = () => {
     dir = temporaryDirectory('rollcall-stack-')
-    return startStack({ dir, port: 0, db_port: 0, durable: false })
+    return startStack({ dir, port: 0, db_port: 0, durable: false, seeded: false })
   }
   const server = createServer(async (_request, response) => {
     try {

@@ -115,7 +115,7 @@ export async function startProject(): Promise<Project> {
       rmSync(dir, { recursive: true, force: true })
     }
   }
-  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false })
+  const stack = await startStack({ dir, port: 0, db_port: 0, durable: false, seeded: false })
   opened.push(() => stack.stop())
   const sql = postgres(stack.db_url, { max: 4, onnotice: () => {} })
   const superuser = postgres(stack.superuser_url, { max: 2, onnotice: () => {} })

@@ -88,7 +88,7 @@ export function ActionDialog({
     return { text: sentence(error), can_repeat: error.status === 429, is_error: true }
   }
 
-  const is_possible = actionsOf(row).some(({ name }) => name === action.name)
+  const is_possible = action.path !== undefined || actionsOf(row).some(({ name }) => name === action.name)
   return (
     <Dialog title={action.title} onClose={() => onClose(false)}>
       <p class="subject">
@@ -113,12 +113,14 @@ export function ActionDialog({
       ) : (
         <p>{is_possible ? action.words : 'In this state that is not possible any more.'}</p>
       )}
-      {action.takes_reason && is_possible && (
+      {(action.takes_reason || action.how === 'applied') && is_possible && (
         <label class="field">
-          Reason, for its history (optional)
+          {action.takes_reason
+            ? 'Reason, for its history (optional)'
+            : 'What it answered, as JSON (optional)'}
           <input
             type="text"
-            maxLength={500}
+            maxLength={action.takes_reason ? 500 : 60_000}
             value={reason}
             onInput={(event) => setReason(event.currentTarget.value)}
           />

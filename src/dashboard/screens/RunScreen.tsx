@@ -17,6 +17,7 @@ import { StateBadge } from '../components/StateBadge.tsx'
 import { Steps } from '../components/Steps.tsx'
 import { TimelineList } from '../components/TimelineList.tsx'
 import { When } from '../components/When.tsx'
+import { WorkflowNeeds } from '../components/WorkflowNeeds.tsx'
 import { useDesk } from '../desk.ts'
 import { failureOf, handlerOf, nameOf, stepsOf } from '../detail.ts'
 import { clipped } from '../format.ts'
@@ -147,8 +148,9 @@ export function RunScreen({ id, seen, view }: { id: string; seen: LiveSnapshot; 
           ) : (
             row.progress_total !== null && <ProgressBar row={row} />
           )}
+          {row.kind === 'workflow' && <WorkflowNeeds row={row} detail={open.detail} onAsk={setAsked} />}
           {row.kind === 'workflow' && <Sessions id={row.id} version={row.version} />}
-          {handler && <HandlerPanel run={handler} />}
+          {handler && <HandlerPanel row={row} run={handler} onAsk={setAsked} />}
           {open.timeline && <TimelineList timeline={open.timeline} row={row} catalog={catalog} />}
           {!open.timeline && open.is_loading && <Skeleton />}
         </div>
@@ -162,7 +164,9 @@ export function RunScreen({ id, seen, view }: { id: string; seen: LiveSnapshot; 
           row={row}
           action={asked}
           onClose={(is_done) => {
-            if (is_done && asked.is_dangerous) setStopSent(true)
+            // What hangs on a workflow is no part of its row.
+            if (is_done && asked.path) live.refresh()
+            else if (is_done && asked.is_dangerous) setStopSent(true)
             setAsked(null)
           }}
         />
