@@ -171,6 +171,7 @@ returns jsonb
 language plpgsql
 security definer -- bots have no database role: their token is the proof
 set search_path = ''
+set plan_cache_mode = force_generic_plan -- planning a report anew costs more than it
 as $$
 declare
   moment timestamptz := lifecycle.now();
@@ -183,20 +184,72 @@ declare
   new_container boolean;
   said text;
 begin
-  -- Who does not know the secret locks nothing.
-  select t.* into thread
-  from private.bot_secrets s join public.workflow_threads t on t.bot_id = s.bot_id
-  where s.bot_id = report_bot.bot_id and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
-  for update of t;
-  if thread.bot_id is null then
-    return '{"ok": false, "code": "unauthorized"}';
+  loop
+    -- The usual report is one step on: one statement proves, locks, decides and moves. A step is not counted against the
+    -- limit a second, since a bot has only so many.
+    if status in ('joining', 'awaiting_admission', 'active') then
+      target := status;
+      if num_nulls(told, occurred_at) = 2 then
+        said := set_config('rollcall.because', '{"source": "bot"}', true);
+      else
+        said := lifecycle.because('bot', told, occurred_at => occurred_at);
+      end if;
+      update public.workflow_threads t
+      set meeting_status = target,
+        bot_status = case target when 'active' then 'running' else 'starting' end::public.bot_status,
+        last_heartbeat_at = moment, missing_since = null,
+        -- Of a machine that Rollcall started the machines API knows the name, not the bot.
+        container_id = case when t.launched and t.container_seen_at is not null then t.container_id
+          else coalesce(report_bot.container_id, t.container_id) end,
+        participant_count = coalesce(report_bot.participant_count, t.participant_count),
+        transcript = coalesce(report_bot.transcript, t.transcript)
+      from private.bot_secrets s
+      where s.bot_id = report_bot.bot_id and t.bot_id = report_bot.bot_id
+        and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
+        and t.stop_requested_at is null
+        and t.meeting_status = case target
+          when 'joining' then 'requested' when 'awaiting_admission' then 'joining' else 'awaiting_admission'
+        end::public.meeting_status
+        and (event_id is null or not exists (
+          select from private.callback_receipts r where r.bot_id = t.bot_id and r.event_id = report_bot.event_id
+        ))
+      returning t.* into thread;
+      if found then
+        if event_id is not null then
+          insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
+        end if;
+        return private.bot_answer(thread, 'processed', true);
+      end if;
+      said := set_config('rollcall.because', '', true);
+    end if;
+
+    -- Everything else is judged on the locked row. Who does not know the secret locks nothing.
+    select t.* into thread
+    from private.bot_secrets s join public.workflow_threads t on t.bot_id = s.bot_id
+    where s.bot_id = report_bot.bot_id and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
+    for update of t;
+    if not found then
+      return '{"ok": false, "code": "unauthorized"}';
+    end if;
+    if event_id is not null then
+      is_known := exists (
+        select from private.callback_receipts r where r.bot_id = thread.bot_id and r.event_id = report_bot.event_id
+      );
+    end if;
+    -- More than one step on: there is a row of history for each.
+    exit when is_known or coalesce(target <= thread.meeting_status, true)
+      or thread.left_at is not null or thread.stop_requested_at is not null;
+    thread := private.walk_toward(thread, target, 'bot');
+  end loop;
+  -- The first of a second costs nothing: that it was made shows on the row. Nor does the end.
+  if thread.last_heartbeat_at >= date_trunc('second', moment)
+    and (status not in ('completed', 'failed', 'exited') or is_known or thread.left_at is not null)
+  then
+    if not private.callback_allowed(bot_id, moment) then
+      return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
+    end if;
   end if;
-  -- The first of a second costs nothing: that it was made shows on the row.
-  if thread.last_heartbeat_at >= date_trunc('second', moment) and not private.callback_allowed(bot_id, moment) then
-    return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
-  end if;
-  -- Of a machine that Rollcall started the machines API knows the name, not the bot.
-  if container_id is not null and thread.launched and thread.container_seen_at is not null then
+  if thread.launched and thread.container_seen_at is not null then
     container_id := thread.container_id;
   end if;
 
@@ -224,11 +277,6 @@ begin
       'must be joining, awaiting_admission, active, completed, failed, exited, heartbeat or transcript.');
   end if;
 
-  if event_id is not null then
-    is_known := exists (
-      select from private.callback_receipts r where r.bot_id = thread.bot_id and r.event_id = report_bot.event_id
-    );
-  end if;
   if is_known or thread.meeting_status = target then
     new_container := container_id is distinct from coalesce(thread.container_id, container_id)
       and thread.meeting_status = target and lifecycle.is_open(target);
@@ -251,29 +299,10 @@ begin
     insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
   end if;
 
-  if target <= 'active' and thread.stop_requested_at is null then
-    if target > 'joining' then
-      thread := private.walk_toward(thread, target, 'bot');
-    end if;
-    if num_nulls(told, occurred_at) = 2 then
-      said := set_config('rollcall.because', '{"source": "bot"}', true);
-    else
-      said := lifecycle.because('bot', told, occurred_at => occurred_at);
-    end if;
-    update public.workflow_threads t
-    set meeting_status = target,
-      bot_status = case target when 'active' then 'running' else 'starting' end::public.bot_status,
-      last_heartbeat_at = moment, missing_since = null,
-      container_id = coalesce(report_bot.container_id, t.container_id),
-      participant_count = coalesce(report_bot.participant_count, t.participant_count),
-      transcript = coalesce(report_bot.transcript, t.transcript)
-    where t.workflow_thread_id = thread.workflow_thread_id
-    returning * into thread;
-    return private.bot_answer(thread, 'processed', true);
-  end if;
-
   -- The last word of most bots has nothing that belongs on the row.
-  if target <> 'completed' or status = 'exited' or num_nonnulls(container_id, participant_count, transcript) > 0 then
+  if target <> 'completed' or num_nonnulls(container_id, participant_count, transcript) > 0
+    or (status = 'exited' and private.may_have_a_machine(thread))
+  then
     update public.workflow_threads t
     set last_heartbeat_at = moment, missing_since = null,
       container_id = coalesce(report_bot.container_id, t.container_id),
