@@ -93,6 +93,7 @@ declare
     'completion_reason', thread.completion_reason,
     'failure_stage', thread.failure_stage,
     'container_id', thread.container_id,
+    'container_status', thread.container_status,
     'participant_count', thread.participant_count,
     'version', thread.version
   );
@@ -241,10 +242,8 @@ begin
       or thread.left_at is not null or thread.stop_requested_at is not null;
     thread := private.walk_toward(thread, target, 'bot');
   end loop;
-  -- The first of a second costs nothing: that it was made shows on the row. Nor does the end.
-  if thread.last_heartbeat_at >= date_trunc('second', moment)
-    and (status not in ('completed', 'failed', 'exited') or is_known or thread.left_at is not null)
-  then
+  -- The first of a second costs nothing: that it was made shows on the row.
+  if thread.last_heartbeat_at >= date_trunc('second', moment) then
     if not private.callback_allowed(bot_id, moment) then
       return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
     end if;
