@@ -124,23 +124,49 @@ $$;
 comment on function private.check_thread is
   'What must hold of every thread. Raises check_violation with the name of the constraint that is broken.';
 
+create function private.keep_end(before public.workflow_threads, after public.workflow_threads)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  if current_setting('rollcall.repairing', true) = 'yes' then
+    return;
+  end if;
+  if before.bot_completed_at is not null and (
+    (after.error_stage, after.error_code, after.error_message, after.error_details, after.bot_completed_at)
+    is distinct from (before.error_stage, before.error_code, before.error_message, before.error_details, before.bot_completed_at)
+  ) then
+    perform lifecycle.refuse(409, 'illegal_transition', 'An ended bot keeps its error and its time for ever.',
+      jsonb_build_object('machine', 'bot', 'from', before.bot_status, 'to', after.bot_status, 'allowed', '[]'::jsonb));
+  end if;
+  if (after.completion_reason, after.failure_stage, after.left_at)
+    is distinct from (before.completion_reason, before.failure_stage, before.left_at)
+  then
+    perform lifecycle.refuse(409, 'illegal_transition', 'An ended meeting keeps its reason and its time for ever.',
+      jsonb_build_object('machine', 'meeting', 'from', before.meeting_status, 'to', after.meeting_status, 'allowed', '[]'::jsonb));
+  end if;
+end;
+$$;
+comment on function private.keep_end is 'Refuses to change how, why and when a meeting or a bot ended.';
+
 create function private.guard_workflow_thread()
 returns trigger
 language plpgsql
 set search_path = ''
 as $$
 declare
-  bot_from public.bot_status;
-  meeting_from public.meeting_status;
-  bot_moves boolean;
   meeting_moves boolean;
+  bot_moves boolean;
   stamp timestamptz;
   topic text;
   shown jsonb;
   said text;
-  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
-  repairing boolean;
 begin
+  -- Few and small expressions: each is compiled anew with every transaction. Assignments, since plpgsql makes a whole
+  -- query of each perform.
   -- Set by what adopts bots of old code alone; it writes their history itself.
   if current_setting('rollcall.adopting', true) in ('yes', 'once') then
     if current_setting('rollcall.adopting') = 'once' then
@@ -149,56 +175,38 @@ begin
     perform private.check_thread(new);
     return new;
   end if;
+  -- Of a new row everything of the old is null.
+  meeting_moves := new.meeting_status is distinct from old.meeting_status;
+  bot_moves := new.bot_status is distinct from old.bot_status;
+  if old.left_at is not null then
+    said := private.keep_end(old, new);
+  end if;
+  if not meeting_moves and not bot_moves then
+    said := private.check_thread(new);
+    return new;
+  end if;
   if tg_op = 'INSERT' then
-    if new.bot_status is null and new.meeting_status is null then
-      perform private.check_thread(new);
-      return new;
-    end if;
     if new.bot_status is distinct from 'pending' then
       perform lifecycle.refuse_transition('bot', null, new.bot_status::text);
     end if;
     if new.meeting_status is distinct from 'requested' then
       perform lifecycle.refuse_transition('meeting', null, new.meeting_status::text);
     end if;
-    stamp := lifecycle.now();
-    new.created_at := stamp;
     new.bot_seq := 0;
     new.meeting_seq := 0;
     new.version := 0;
-    bot_moves := true;
-    meeting_moves := true;
+    stamp := lifecycle.now();
+    new.created_at := stamp;
   else
-    bot_from := old.bot_status;
-    meeting_from := old.meeting_status;
-    bot_moves := new.bot_status is distinct from bot_from;
-    meeting_moves := new.meeting_status is distinct from meeting_from;
-    repairing := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
-    if old.left_at is not null and not repairing then
-      if old.bot_completed_at is not null and (
-        (new.error_stage, new.error_code, new.error_message, new.error_details, new.bot_completed_at)
-        is distinct from (old.error_stage, old.error_code, old.error_message, old.error_details, old.bot_completed_at)
-      ) then
-        perform lifecycle.refuse(409, 'illegal_transition', 'An ended bot keeps its error and its time for ever.',
-          jsonb_build_object('machine', 'bot', 'from', bot_from, 'to', new.bot_status, 'allowed', '[]'::jsonb));
-      end if;
-      if (new.completion_reason, new.failure_stage, new.left_at)
-        is distinct from (old.completion_reason, old.failure_stage, old.left_at)
-      then
-        perform lifecycle.refuse(409, 'illegal_transition', 'An ended meeting keeps its reason and its time for ever.',
-          jsonb_build_object('machine', 'meeting', 'from', meeting_from, 'to', new.meeting_status, 'allowed', '[]'::jsonb));
-      end if;
-    end if;
-    if not bot_moves and not meeting_moves then
-      perform private.check_thread(new);
-      return new;
-    end if;
-    if bot_moves and not repairing and not lifecycle.transition_allowed('bot', bot_from::text, new.bot_status::text) then
-      perform lifecycle.refuse_transition('bot', bot_from::text, new.bot_status::text);
-    end if;
-    if meeting_moves and not repairing
-      and not lifecycle.transition_allowed('meeting', meeting_from::text, new.meeting_status::text)
+    if bot_moves and not lifecycle.transition_allowed('bot', old.bot_status::text, new.bot_status::text)
+      and coalesce(current_setting('rollcall.repairing', true) <> 'yes', true)
     then
-      perform lifecycle.refuse_transition('meeting', meeting_from::text, new.meeting_status::text);
+      perform lifecycle.refuse_transition('bot', old.bot_status::text, new.bot_status::text);
+    end if;
+    if meeting_moves and not lifecycle.transition_allowed('meeting', old.meeting_status::text, new.meeting_status::text)
+      and coalesce(current_setting('rollcall.repairing', true) <> 'yes', true)
+    then
+      perform lifecycle.refuse_transition('meeting', old.meeting_status::text, new.meeting_status::text);
     end if;
     -- Never earlier than the stamp before, whatever the clock does.
     stamp := greatest(lifecycle.now(), old.bot_status_updated_at, old.meeting_status_updated_at);
@@ -234,17 +242,16 @@ begin
 
   topic := 'bot:' || new.bot_id;
   shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
-  -- The meeting first: whoever watches a bot is done at the end of the machine bot. Assignments, since plpgsql makes
-  -- a whole query of each perform.
+  -- The meeting first: whoever watches a bot is done at the end of the machine bot.
   if meeting_moves then
     said := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
       new.version - bot_moves::int,
-      meeting_from::text, new.meeting_status::text, stamp, topic,
+      old.meeting_status::text, new.meeting_status::text, stamp, topic,
       new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   if bot_moves then
     said := lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
-      bot_from::text, new.bot_status::text, stamp, topic,
+      old.bot_status::text, new.bot_status::text, stamp, topic,
       new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
   end if;
   said := set_config('rollcall.because', '', true);
@@ -252,7 +259,7 @@ begin
   if num_nonnulls(
     new.left_at, new.bot_completed_at, new.completion_reason, new.failure_stage, new.stop_requested_at, new.stop_reason,
     new.error_stage, new.error_code, new.error_message, new.error_details
-  ) > 0 or new.meeting_status = 'stopping' or tg_op = 'INSERT' then
+  ) > 0 or new.meeting_status = 'stopping' or old.bot_status is null then
     said := private.check_thread(new);
   end if;
   return new;
@@ -276,5 +283,6 @@ revoke execute on function
   private.may_have_a_machine(public.workflow_threads),
   private.probe_grace(public.meeting_status),
   private.check_thread(public.workflow_threads),
+  private.keep_end(public.workflow_threads, public.workflow_threads),
   private.guard_workflow_thread()
 from public, anon, authenticated, service_role;

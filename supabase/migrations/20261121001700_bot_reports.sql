@@ -11,19 +11,6 @@ comment on table private.callback_receipts is 'The callbacks that were taken, so
 alter table private.callback_receipts enable row level security;
 revoke all on private.callback_receipts from public, anon, authenticated, service_role;
 
-create function private.same_secret(a bytea, b bytea)
-returns boolean
-language plpgsql
-set search_path = ''
-as $$
-declare
-  salt bytea := uuid_send(gen_random_uuid());
-begin
-  -- Compared under a salt of this moment: how long it takes tells nothing of where the two differ.
-  return sha256(salt || a) = sha256(salt || b);
-end;
-$$;
-
 create function private.newest_text(text text, max_bytes int)
 returns text
 language plpgsql
@@ -176,6 +163,9 @@ set plan_cache_mode = force_generic_plan -- planning a report anew costs more th
 as $$
 declare
   moment timestamptz := lifecycle.now();
+  -- Compared under a salt of this moment: how long it takes tells nothing of where the two differ.
+  salt bytea := uuid_send(gen_random_uuid());
+  proof bytea := sha256(salt || decode(token_hash, 'hex'));
   thread public.workflow_threads;
   target public.meeting_status;
   told text := coalesce(completion_reason, reason);
@@ -206,7 +196,7 @@ begin
         transcript = coalesce(report_bot.transcript, t.transcript)
       from private.bot_secrets s
       where s.bot_id = report_bot.bot_id and t.bot_id = report_bot.bot_id
-        and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
+        and sha256(salt || s.token_hash) = proof
         and t.stop_requested_at is null
         and t.meeting_status = case target
           when 'joining' then 'requested' when 'awaiting_admission' then 'joining' else 'awaiting_admission'
@@ -227,7 +217,7 @@ begin
     -- Everything else is judged on the locked row. Who does not know the secret locks nothing.
     select t.* into thread
     from private.bot_secrets s join public.workflow_threads t on t.bot_id = s.bot_id
-    where s.bot_id = report_bot.bot_id and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
+    where s.bot_id = report_bot.bot_id and sha256(salt || s.token_hash) = proof
     for update of t;
     if not found then
       return '{"ok": false, "code": "unauthorized"}';
@@ -513,7 +503,6 @@ comment on function public.save_workflow_thread_data is
   'Saves bot_name, bot_config (merged by key), transcript, qa_pairs, insights and metadata of a thread; anything else, statuses too, is PT422.';
 
 revoke execute on function
-  private.same_secret(bytea, bytea),
   private.newest_text(text, int),
   private.callback_allowed(uuid, timestamptz),
   private.bot_answer(public.workflow_threads, text, boolean),
