@@ -115,9 +115,8 @@ declare
   end;
 begin
   if broken is not null then
-    raise exception using
-      errcode = 'check_violation', schema = 'public', table = 'workflow_threads', constraint = broken,
-      message = format('new row for relation "workflow_threads" violates check constraint "%s"', broken);
+    perform lifecycle.refuse_row('public.workflow_threads'::regclass, broken,
+      'What a bot says of itself must fit together: use the functions that move it.');
   end if;
 end;
 $$;
@@ -163,6 +162,7 @@ declare
   stamp timestamptz;
   topic text;
   shown jsonb;
+  source public.event_source := 'system';
   said text;
 begin
   -- Few and small expressions: each is compiled anew with every transaction. Assignments, since plpgsql makes a whole
@@ -197,19 +197,14 @@ begin
     new.version := 0;
     stamp := lifecycle.now();
     new.created_at := stamp;
+    source := 'user';
   else
-    if bot_moves and not lifecycle.transition_allowed('bot', old.bot_status::text, new.bot_status::text)
-      and coalesce(current_setting('rollcall.repairing', true) <> 'yes', true)
-    then
-      perform lifecycle.refuse_transition('bot', old.bot_status::text, new.bot_status::text);
-    end if;
-    if meeting_moves and not lifecycle.transition_allowed('meeting', old.meeting_status::text, new.meeting_status::text)
-      and coalesce(current_setting('rollcall.repairing', true) <> 'yes', true)
-    then
-      perform lifecycle.refuse_transition('meeting', old.meeting_status::text, new.meeting_status::text);
-    end if;
     -- Never earlier than the stamp before, whatever the clock does.
     stamp := greatest(lifecycle.now(), old.bot_status_updated_at, old.meeting_status_updated_at);
+    -- Where nobody said who makes it, a move that comes with a sign of life is the bot's own.
+    if new.last_heartbeat_at is distinct from old.last_heartbeat_at then
+      source := 'bot';
+    end if;
   end if;
 
   if meeting_moves then
@@ -247,12 +242,12 @@ begin
     said := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
       new.version - bot_moves::int,
       old.meeting_status::text, new.meeting_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url, source);
   end if;
   if bot_moves then
     said := lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
       old.bot_status::text, new.bot_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url, source);
   end if;
   said := set_config('rollcall.because', '', true);
   -- Where there is none of these, nothing can be wrong: so it is with the usual steps of a bot.

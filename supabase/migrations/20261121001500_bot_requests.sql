@@ -108,7 +108,9 @@ begin
   if launch then
     launch_lease := (select s.launch_lease from lifecycle.settings s);
   end if;
-  said := lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
+  if actor is not null then
+    said := lifecycle.because('user', details => jsonb_build_object('actor', actor));
+  end if;
   insert into public.workflow_threads as t (
     owner_id, retry_of, platform, native_meeting_id, meeting_url, bot_name, bot_config, process_insights, webhook_url,
     metadata, launched, container_status, launch_token, launch_due_at, launch_attempts, bot_status, meeting_status

@@ -180,9 +180,7 @@ begin
     -- limit a second, since a bot has only so many.
     if status in ('joining', 'awaiting_admission', 'active') then
       target := status;
-      if num_nulls(told, occurred_at) = 2 then
-        said := set_config('rollcall.because', '{"source": "bot"}', true);
-      else
+      if num_nonnulls(told, occurred_at) > 0 then
         said := lifecycle.because('bot', told, occurred_at => occurred_at);
       end if;
       update public.workflow_threads t
@@ -211,7 +209,9 @@ begin
         end if;
         return private.bot_answer(thread, 'processed', true);
       end if;
-      said := set_config('rollcall.because', '', true);
+      if num_nonnulls(told, occurred_at) > 0 then
+        said := set_config('rollcall.because', '', true);
+      end if;
     end if;
 
     -- Everything else is judged on the locked row. Who does not know the secret locks nothing.
@@ -312,7 +312,9 @@ begin
       'exit_code', exit_code, 'bot_logs', private.newest_text(bot_logs, 51200), 'error_code',
       case when target = 'completed' then error_code end)), '{}');
   end if;
-  said := lifecycle.because('bot', told, details, occurred_at);
+  if target = 'failed' or num_nonnulls(told, details, occurred_at) > 0 then
+    said := lifecycle.because('bot', told, details, occurred_at);
+  end if;
 
   if target = 'completed' then
     if thread.stop_requested_at is not null then
