@@ -199,12 +199,15 @@ begin
     new.created_at := stamp;
     source := 'user';
   else
-    -- Never earlier than the stamp before, whatever the clock does.
-    stamp := greatest(lifecycle.now(), old.bot_status_updated_at, old.meeting_status_updated_at);
-    -- Where nobody said who makes it, a move that comes with a sign of life is the bot's own.
-    if new.last_heartbeat_at is distinct from old.last_heartbeat_at then
+    stamp := new.last_heartbeat_at;
+    -- Where nobody said who makes it, a move that comes with a sign of life is the bot's own, of this time.
+    if stamp is distinct from old.last_heartbeat_at then
       source := 'bot';
+    else
+      stamp := lifecycle.now();
     end if;
+    -- Never earlier than the stamp before, whatever the clock does.
+    stamp := greatest(stamp, old.bot_status_updated_at, old.meeting_status_updated_at);
   end if;
 
   if meeting_moves then
@@ -230,7 +233,7 @@ begin
     end if;
   end if;
   new.updated_at := stamp;
-  new.deadline_at := private.bot_deadline(new);
+  new.deadline_at := case when new.bot_completed_at is null then private.bot_deadline(new) end;
   if new.launched then
     new.probe_due_at := case when private.may_have_a_machine(new) then stamp + private.probe_grace(new.meeting_status) end;
   end if;

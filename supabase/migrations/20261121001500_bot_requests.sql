@@ -133,7 +133,27 @@ begin
   insert into private.bot_secrets (bot_id, token_hash, passcode)
   values (thread.bot_id, decode(token_hash, 'hex'), passcode);
 
-  answer := private.bot_json(thread) || jsonb_build_object('ok', true, 'changed', true, 'result', 'created');
+  answer := jsonb_build_object(
+    'ok', true, 'changed', true, 'result', 'created',
+    'workflow_thread_id', thread.workflow_thread_id,
+    'bot_id', thread.bot_id,
+    'retry_of', thread.retry_of,
+    'platform', thread.platform,
+    'native_meeting_id', thread.native_meeting_id,
+    'meeting_url', thread.meeting_url,
+    'room_url', thread.meeting_url,
+    'bot_name', thread.bot_name,
+    'bot_config', thread.bot_config,
+    'process_insights', thread.process_insights,
+    'webhook_url', thread.webhook_url,
+    'status', thread.bot_status,
+    'bot_status', thread.bot_status,
+    'meeting_status', thread.meeting_status,
+    'container_status', thread.container_status,
+    'error', null,
+    'created_at', thread.created_at,
+    'topic', 'bot:' || thread.bot_id
+  );
   if idempotency_key is not null then
     insert into private.idempotency_receipts as r (owner_id, key, request_hash, answer, created_at)
     values (owner_id, idempotency_key, request_hash, answer, moment)
@@ -144,7 +164,7 @@ begin
 end;
 $$;
 comment on function public.request_bot is
-  'Asks for a bot. token_hash: SHA-256 of its callback token, as hex. Null means absent; with retry_of (an ended bot of the owner) the earlier settings are the defaults. max_open: how many bots the owner may have attending. Returns the row with launch_token, or { ok: false, code: already_open | limit_reached | idempotency_key_reused | bot_not_found | not_ended }.';
+  'Asks for a bot. token_hash: SHA-256 of its callback token, as hex. Null means absent; with retry_of (an ended bot of the owner) the earlier settings are the defaults. max_open: how many bots the owner may have attending. Returns what was asked for with launch_token, or { ok: false, code: already_open | limit_reached | idempotency_key_reused | bot_not_found | not_ended }.';
 
 revoke execute on function public.request_bot(
   uuid, text, text, text, text, text, text, jsonb, boolean, text, jsonb, text, boolean, text, int, uuid

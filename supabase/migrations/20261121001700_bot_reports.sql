@@ -45,7 +45,8 @@ as $$
 declare
   is_allowed boolean;
 begin
-  insert into private.callback_rates as r (bot_id, second, made) values (bot_id, date_trunc('second', moment), 2)
+  insert into private.callback_rates as r (bot_id, second, made)
+  values (callback_allowed.bot_id, date_trunc('second', moment), 2)
   on conflict on constraint callback_rates_pkey do update
   set made = case when r.second = excluded.second then r.made + 1 else 2 end, second = excluded.second
   returning r.made <= (select s.callbacks_per_second from lifecycle.settings s) into is_allowed;
@@ -172,6 +173,7 @@ declare
   why public.meeting_completion_reason;
   details jsonb;
   is_known boolean := false;
+  is_allowed boolean;
   new_container boolean;
   said text;
 begin
@@ -185,7 +187,7 @@ begin
       end if;
       update public.workflow_threads t
       set meeting_status = target,
-        bot_status = case target when 'active' then 'running' else 'starting' end::public.bot_status,
+        bot_status = case target when 'active' then 'running'::public.bot_status else 'starting' end,
         last_heartbeat_at = moment, missing_since = null,
         -- Of a machine that Rollcall started the machines API knows the name, not the bot.
         container_id = case when t.launched and t.container_seen_at is not null then t.container_id
@@ -197,8 +199,8 @@ begin
         and sha256(salt || s.token_hash) = proof
         and t.stop_requested_at is null
         and t.meeting_status = case target
-          when 'joining' then 'requested' when 'awaiting_admission' then 'joining' else 'awaiting_admission'
-        end::public.meeting_status
+          when 'joining' then 'requested'::public.meeting_status when 'awaiting_admission' then 'joining'
+          else 'awaiting_admission' end
         and (event_id is null or not exists (
           select from private.callback_receipts r where r.bot_id = t.bot_id and r.event_id = report_bot.event_id
         ))
@@ -232,9 +234,17 @@ begin
       or thread.left_at is not null or thread.stop_requested_at is not null;
     thread := private.walk_toward(thread, target, 'bot');
   end loop;
-  -- The first of a second costs nothing: that it was made shows on the row.
+  -- The first of a second costs nothing: that it was made shows on the row. The end comes once, and is not counted.
   if thread.last_heartbeat_at >= date_trunc('second', moment) then
-    if not private.callback_allowed(bot_id, moment) then
+    if thread.left_at is null and status in ('completed', 'failed', 'exited') then
+      is_allowed := not exists (
+        select from private.callback_rates r, lifecycle.settings s
+        where r.bot_id = thread.bot_id and r.second = date_trunc('second', moment) and r.made >= s.callbacks_per_second
+      );
+    else
+      is_allowed := private.callback_allowed(bot_id, moment);
+    end if;
+    if not is_allowed then
       return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
     end if;
   end if;
