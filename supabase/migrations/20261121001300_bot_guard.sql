@@ -87,7 +87,8 @@ comment on function private.probe_grace is 'How long a bot may be silent before 
 create function private.check_thread(thread public.workflow_threads)
 returns void
 language plpgsql
-immutable
+stable
+security definer -- old code may write threads, and is refused like everybody
 set search_path = ''
 as $$
 declare
@@ -280,7 +281,13 @@ revoke execute on function
   private.bot_deadline(public.workflow_threads),
   private.may_have_a_machine(public.workflow_threads),
   private.probe_grace(public.meeting_status),
-  private.check_thread(public.workflow_threads),
-  private.keep_end(public.workflow_threads, public.workflow_threads),
   private.guard_workflow_thread()
 from public, anon, authenticated, service_role;
+revoke execute on function
+  private.check_thread(public.workflow_threads),
+  private.keep_end(public.workflow_threads, public.workflow_threads)
+from public, anon, authenticated;
+grant execute on function
+  private.check_thread(public.workflow_threads),
+  private.keep_end(public.workflow_threads, public.workflow_threads)
+to service_role;

@@ -16,7 +16,12 @@ beforeAll(async () => {
   bot = await project.playTo('active')
 })
 
-afterAll(() => project?.close())
+afterAll(async () => {
+  const total = [...counts.values()].reduce((a, b) => a + b, 0)
+  const each = [...counts].toSorted().map(([status, n]) => `${n} of ${status}`)
+  console.log(`${total} bad requests: ${each.join(', ')}; the slowest took ${Math.round(slowest)} ms.`)
+  await project?.close()
+})
 
 /** Any JSON, with the texts and numbers that break things. */
 const junk = fc.oneof(
@@ -61,17 +66,33 @@ function spoilt(good: Record<string, unknown>, fields: string[]): fc.Arbitrary<s
     { weight: 1, arbitrary: fc.uint8Array({ maxLength: 200 }) },
     {
       weight: 1,
-      arbitrary: fc.constantFrom('{"a":1e999}', '{"a":"\\u0000"}', '"\\ud800"', '[1,]', '{', 'NaN'),
+      arbitrary: fc.constantFrom(
+        '{"a":1e999}',
+        '{"a":"\\u0000"}',
+        '"\\ud800"',
+        '[1,]',
+        '{',
+        'NaN',
+        '['.repeat(50_000),
+        `${'{"a":'.repeat(5000)}1${'}'.repeat(5000)}`,
+        JSON.stringify({ ...good, [fields[0] as string]: 'x'.repeat(2 * 1024 * 1024) }),
+      ),
     },
   )
 }
+
+/** What came of all requests: how many of each status, and the slowest (ms). */
+const counts = new Map<number, number>()
+let slowest = 0
 
 async function answers(body: string | Uint8Array, send: () => Promise<Reply>): Promise<void> {
   const started = performance.now()
   const reply = await send()
   const took = performance.now() - started
+  counts.set(reply.status, (counts.get(reply.status) ?? 0) + 1)
+  slowest = Math.max(slowest, took)
   // What happens to be valid may be done; everything else is the caller's fault, and never ours.
-  expect(reply.status, `${body} -> ${JSON.stringify(reply.body)}`).toBeLessThan(500)
+  expect(reply.status, `${String(body).slice(0, 2000)} -> ${JSON.stringify(reply.body)}`).toBeLessThan(500)
   expect(reply.headers.get('access-control-allow-origin')).toBe('*')
   expect(took).toBeLessThan(2_000)
 }
@@ -283,6 +304,52 @@ test(
       ),
     )
     const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'state'), value)
+    await fc.assert(
+      fc.asyncProperty(reads, queries, (path, query) => {
+        const text = new URLSearchParams(query).toString()
+        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
+      }),
+      { numRuns },
+    )
+  },
+  limit * 2,
+)
+
+test(
+  'no body makes stop, webhooks and work fail on our side',
+  async () => {
+    const endpoint = { url: 'https://example.com/hook', events: ['bot.*'] }
+    const created = (await project.call('/webhooks', { method: 'POST', as: user, body: endpoint })).body
+    const good = { ...endpoint, bot_id: crypto.randomUUID(), reason: 'fuzz', enabled: true, lane: 'launch' }
+    const requests = fc.constantFrom<[string, string]>(
+      ['POST', '/stop'],
+      ['DELETE', '/stop/room/fuzz'],
+      ['DELETE', '/stop/%00/%00'],
+      ['POST', '/webhooks'],
+      ['PATCH', `/webhooks/${created.id}`],
+      ['POST', `/webhooks/${created.id}/rotate`],
+      ['POST', '/webhooks/deliveries/1/resend'],
+      ['DELETE', `/webhooks/${crypto.randomUUID()}`],
+      ['PATCH', '/webhooks/%00'],
+      ['POST', '/work'],
+    )
+    const fields = [...Object.keys(good), 'owner_id']
+    await fc.assert(
+      fc.asyncProperty(requests, spoilt(good, fields), ([method, path], body) =>
+        answers(body, () => project.call(path, { method, as: user, body })),
+      ),
+      { numRuns },
+    )
+    const value = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 100 }),
+      fc.base64String({ maxLength: 100 }),
+      fc.constantFrom('\0', '1', '-1', '1e9', 'failed', 'launch', 'MTk3MC0wMS0wMSB4', created.id),
+    )
+    const reads = fc.constantFrom('/webhooks', '/webhooks/deliveries', `/webhooks/${created.id}`, '/work')
+    const queries = fc.dictionary(
+      fc.constantFrom('limit', 'cursor', 'owner_id', 'endpoint_id', 'state', 'lane'),
+      value,
+    )
     await fc.assert(
       fc.asyncProperty(reads, queries, (path, query) => {
         const text = new URLSearchParams(query).toString()

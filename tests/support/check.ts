@@ -1,3 +1,4 @@
+import { access } from './checks/access.ts'
 import { biome } from './checks/biome.ts'
 import { cases } from './checks/cases.ts'
 import { database_types } from './checks/database_types.ts'
@@ -18,6 +19,7 @@ const checks = [
   cases,
   environment,
   diagrams,
+  access,
   database_types,
   words,
 ]
