@@ -130,7 +130,7 @@ export function callbackRequest(path: string) {
 /** One report of a bot, as the database takes it. */
 export type CallbackReport = z.output<NonNullable<ReturnType<typeof callbackRequest>>>
 
-/** The 200 of callback: where the bot stands, not its settings and results. `command` tells it what to do next. */
+/** The 200 of callback: where the bot stands, not its settings. `command` tells it what to do next. */
 export const CallbackResponse = Bot.pick({
   workflow_thread_id: true,
   bot_id: true,
@@ -149,6 +149,8 @@ export const CallbackResponse = Bot.pick({
   container_status: true,
   participant_count: true,
   version: true,
+  qa_pairs: true,
+  insights: true,
 }).extend({
   result: z.enum(['processed', 'unchanged', 'ignored', 'container_updated']),
   command: z.literal('leave').optional(),

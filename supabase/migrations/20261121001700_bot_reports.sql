@@ -83,7 +83,9 @@ declare
     'container_id', thread.container_id,
     'container_status', thread.container_status,
     'participant_count', thread.participant_count,
-    'version', thread.version
+    'version', thread.version,
+    'qa_pairs', thread.qa_pairs,
+    'insights', thread.insights
   );
 begin
   if thread.error_code is not null then
@@ -97,7 +99,7 @@ begin
 end;
 $$;
 comment on function private.bot_answer is
-  'What a bot is answered: where it stands, what came of its report, and command leave once it should go. Its settings and results are not its own business.';
+  'What a bot is answered: where it stands, what came of its report, and command leave once it should go. Its settings it was given already.';
 
 create function private.refuse_report(
   thread public.workflow_threads, to_status public.meeting_status, payload jsonb, moment timestamptz

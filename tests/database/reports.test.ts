@@ -383,15 +383,13 @@ test('chunks of a transcript count once, and are put together in order', async (
 
 test('a bot that heard nothing, or whose owner wants no insights, is completed as it leaves', async () => {
   const silent = await botIn(database.owner, 'active')
-  await report(database.owner, silent, 'completed')
-  expect(await rowOf(database.owner, silent)).toMatchObject({
+  expect(await report(database.owner, silent, 'completed')).toMatchObject({
     bot_status: 'completed',
     qa_pairs: [],
     insights: { summary: '', topics: [], action_items: [] },
   })
   const plain = await botIn(database.owner, 'active', { process_insights: false })
-  await report(database.owner, plain, 'completed', { transcript })
-  expect(await rowOf(database.owner, plain)).toMatchObject({
+  expect(await report(database.owner, plain, 'completed', { transcript })).toMatchObject({
     bot_status: 'completed',
     qa_pairs: [],
   })
