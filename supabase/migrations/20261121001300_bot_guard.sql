@@ -200,6 +200,10 @@ begin
     new.created_at := stamp;
     source := 'user';
   else
+    -- A thread without a bot gets none later, and a bot never loses its statuses.
+    if num_nulls(old.bot_status, new.bot_status, new.meeting_status) > 0 then
+      perform lifecycle.refuse_transition('bot', old.bot_status::text, new.bot_status::text);
+    end if;
     stamp := new.last_heartbeat_at;
     -- Where nobody said who makes it, a move that comes with a sign of life is the bot's own, of this time.
     if stamp is distinct from old.last_heartbeat_at then
