@@ -158,6 +158,56 @@ test('P18 failed without stage, code or message is rejected by a constraint', as
   }
 })
 
+test('what must hold of every thread is refused by name, whoever writes', async () => {
+  const truths = {
+    ended_bot_is_out_of_the_meeting: `bot_status = 'failed', error_stage = 'joining', error_code = 'X', error_message = 'x'`,
+    completed_bot_was_in_the_room: `bot_status = 'completed', meeting_status = 'completed', completion_reason = 'other', bot_started_at = null`,
+    completed_meeting_has_a_reason: `meeting_status = 'completed'`,
+    failed_meeting_has_a_stage: `meeting_status = 'failed'`,
+    only_failed_has_an_error: `error_details = '{}'`,
+    error_message_is_never_empty: `bot_status = 'failed', meeting_status = 'failed', failure_stage = 'active',
+      error_stage = 'running', error_code = 'X', error_message = ' '`,
+    error_details_are_at_most_64_kb: `bot_status = 'failed', meeting_status = 'failed', failure_stage = 'active',
+      error_stage = 'running', error_code = 'X', error_message = 'x', error_details = to_jsonb(repeat('x', 70000))`,
+    ended_bot_has_its_time: `bot_completed_at = now()`,
+    ended_meeting_has_its_time: `left_at = now()`,
+    stop_has_a_reason: `stop_requested_at = now()`,
+    stopping_was_requested: `meeting_status = 'stopping'`,
+    bot_config_is_at_most_64_kb: `bot_config = jsonb_build_object('x', repeat('x', 70000))`,
+    meeting_id_is_speakable: `native_meeting_id = 'a b'`,
+  }
+  for (const [constraint_name, change] of Object.entries(truths)) {
+    const bot = await botIn(database.owner, 'active')
+    const before = await rowOf(database.owner, bot)
+    const error = await refusal(
+      database.owner.unsafe(`update public.workflow_threads set ${change} where bot_id = '${bot.bot_id}'`),
+    )
+    expect(error, change).toMatchObject({ code: '23514', constraint_name, table_name: 'workflow_threads' })
+    expect(await rowOf(database.owner, bot)).toEqual(before)
+  }
+  for (const values of [`native_meeting_id) values ('')`, `native_meeting_id) values (repeat('x', 256))`]) {
+    const error = await refusal(database.owner.unsafe(`insert into public.workflow_threads (${values}`))
+    expect(error).toMatchObject({ code: '23514', constraint_name: 'meeting_id_is_speakable' })
+  }
+})
+
+test('a thread without a bot gets none later, and a bot never loses its statuses', async () => {
+  const [thread] = await database.owner`insert into public.workflow_threads default values returning *`
+  const bot = await requestBot(database.owner)
+  for (const [change, bot_id] of [
+    [`bot_status = 'pending', meeting_status = 'requested'`, thread?.bot_id],
+    [`bot_status = 'running', meeting_status = 'active'`, thread?.bot_id],
+    [`meeting_status = 'active'`, thread?.bot_id],
+    [`bot_status = null, meeting_status = null`, bot.bot_id],
+    [`bot_status = null`, bot.bot_id],
+  ]) {
+    const error = await refusal(
+      database.owner.unsafe(`update public.workflow_threads set ${change} where bot_id = '${bot_id}'`),
+    )
+    expect(error, change).toMatchObject({ code: 'PT409', message: 'illegal_transition' })
+  }
+})
+
 test('P21 a row that did not fail has no error', async () => {
   const bot = await botIn(database.owner, 'active')
   const error = await refusal(

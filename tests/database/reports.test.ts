@@ -194,8 +194,8 @@ test('the machine of a bot that said it exited is not out of sync with it', asyn
   expect(await report(database.owner, bot, 'exited', { exit_code: 0 })).toMatchObject({
     bot_status: 'completed',
     container_status: 'Stopping',
-    out_of_sync: false,
   })
+  expect(await rpc(database.owner, 'get_bot', { bot_id: bot.bot_id })).toMatchObject({ out_of_sync: false })
   expect(await rowOf(database.owner, bot)).toMatchObject({ probe_due_at: expect.any(Date) })
 })
 
