@@ -108,7 +108,7 @@ begin
   update raw.handler_run r set phase = 'prepared', prepare_result = result
   where r.id = set_prepared.run_id and r.status = 'active';
   update raw.handler_state s set wake_at = set_prepared.wake_at
-  where s.session_id = set_prepared.session_id and s.handler = 'C';
+  where s.session_id = set_prepared.session_id and s.handler = 'C' and s.wake_at is distinct from set_prepared.wake_at;
   return query update raw.event e set status = 'reserved', run_id = set_prepared.run_id, updated_at = now()
     where e.session_id = set_prepared.session_id and e.message_id = any (message_ids) and e.status = 'pending'
     returning *;

@@ -205,7 +205,6 @@ describe('a consumer', () => {
     await w.apply(session, mutation, { id: 7 })
     const emitting = (await w.advance(session, run, 'emitting')).run
     expect(emitting).toMatchObject({
-      mutation: { mutation_id: mutation.mutation_id, status: 'applied', result: { id: 7 } },
       mutation_outcome: 'success',
       result: { status: 'applied', result: { id: 7 } },
     })
