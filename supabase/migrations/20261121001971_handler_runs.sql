@@ -54,7 +54,7 @@ comment on column public.script_runs.retry_of is 'The session whose run this one
 create table public.handler_runs (
   id uuid primary key default gen_random_uuid(),
   script_run_id uuid not null references public.script_runs on delete cascade,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   handler_type public.handler_type not null,
   handler_name text not null,
@@ -62,7 +62,7 @@ create table public.handler_runs (
   status public.handler_run_status not null default 'active',
   version int not null default 0,
   mutation_outcome public.mutation_outcome,
-  retry_of uuid constraint one_retry_per_run unique references public.handler_runs on delete cascade,
+  retry_of uuid references public.handler_runs on delete cascade,
   prepare_result jsonb,
   publications jsonb,
   state_before jsonb,
@@ -76,9 +76,11 @@ create table public.handler_runs (
   ended_at timestamptz
 ) with (fillfactor = 70);
 create unique index one_active_run_per_workflow on public.handler_runs (workflow_id) where status = 'active';
+create unique index one_retry_per_run on public.handler_runs (retry_of) where retry_of is not null;
 create index handler_runs_by_session on public.handler_runs (script_run_id, started_at, id);
 create index handler_runs_by_workflow on public.handler_runs (workflow_id, started_at desc, id desc);
 create index handler_runs_by_owner on public.handler_runs (owner_id, started_at desc, id desc);
+comment on column public.handler_runs.workflow_id is 'That of its session, which goes with its workflow: no foreign key of its own.';
 comment on table public.handler_runs is 'One run of a producer or consumer.';
 comment on column public.handler_runs.retry_of is 'The run whose side effect is done and whose next() this one does again.';
 comment on column public.handler_runs.publications is 'What it publishes; visible to others when it commits.';
@@ -96,7 +98,7 @@ comment on table public.workflow_topics is 'The topics that a workflow''s script
 create table public.workflow_events (
   id uuid primary key default gen_random_uuid(),
   position bigint generated always as identity,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   topic_id uuid not null references public.workflow_topics on delete cascade,
   message_id text not null,
@@ -112,14 +114,14 @@ create table public.workflow_events (
 create index workflow_events_pending on public.workflow_events (topic_id, position) where status = 'pending';
 create index workflow_events_by_run on public.workflow_events (reserved_by_run_id) where reserved_by_run_id is not null;
 create index workflow_events_by_maker on public.workflow_events (created_by_run_id) where created_by_run_id is not null;
-create index workflow_events_by_workflow on public.workflow_events (workflow_id);
 comment on table public.workflow_events is 'What producers published and consumers work on; a message is published once, whoever repeats it.';
+comment on column public.workflow_events.workflow_id is 'That of its topic: no foreign key of its own.';
 comment on column public.workflow_events.reserved_by_run_id is 'The run that has it, or had it when it was consumed or skipped.';
 
 create table public.workflow_mutations (
   id uuid primary key default gen_random_uuid(),
   run_id uuid not null constraint one_mutation_per_run unique references public.handler_runs on delete cascade,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   tool text not null,
   params jsonb not null,
@@ -137,7 +139,7 @@ create table public.workflow_mutations (
 create index workflow_mutations_unresolved on public.workflow_mutations (workflow_id)
   where status in ('in_flight', 'needs_reconcile', 'indeterminate');
 create index workflow_mutations_to_ask on public.workflow_mutations (next_reconcile_at) where next_reconcile_at is not null;
-create index workflow_mutations_by_workflow on public.workflow_mutations (workflow_id);
+comment on column public.workflow_mutations.workflow_id is 'That of its run: no foreign key of its own.';
 comment on table public.workflow_mutations is 'The ledger of side effects, at most one a run: written before the call leaves. Its id is the idempotency key.';
 comment on column public.workflow_mutations.resolved_by is 'Null where the worker that made the call knew.';
 comment on column public.workflow_mutations.reconcile is 'How to ask whether it happened: { url, headers }; null where nobody can be asked.';

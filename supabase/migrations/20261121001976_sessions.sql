@@ -248,7 +248,6 @@ begin
       where h.workflow_id = workflow.id and h.handler_type = failed.handler_type and h.handler_name = failed.handler_name),
     lifecycle.now()
   returning r.id into retry;
-  perform from public.workflow_events e where e.reserved_by_run_id = failed.id order by e.id for no key update;
   update public.workflow_events e set reserved_by_run_id = retry, updated_at = lifecycle.now()
   where e.reserved_by_run_id = failed.id and e.status in ('reserved', 'skipped');
   update public.workflows w set pending_retry_run_id = null where w.id = workflow.id;

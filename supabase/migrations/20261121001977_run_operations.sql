@@ -394,10 +394,6 @@ begin
   if publications is distinct from '[]' then
     perform private.publish(session, run, publications);
   end if;
-  if state is not null then
-    update public.handler_states h set state = commit_run.state, updated_at = case when h.dirty then h.updated_at else lifecycle.now() end
-    where h.workflow_id = run.workflow_id and h.handler_type = run.handler_type and h.handler_name = run.handler_name;
-  end if;
   if messages <> '[]' then
     for message in select * from jsonb_array_elements_text(messages) loop
       perform private.say(run.workflow_id, 'assistant', null, message, jsonb_build_object('run_id', run.id));
@@ -405,14 +401,20 @@ begin
     end loop;
   end if;
   who := set_config('rollcall.because', '{"source": "worker"}', true);
+  with saved as (
+    update public.handler_states h set state = commit_run.state, updated_at = case when h.dirty then h.updated_at else lifecycle.now() end
+    where commit_run.state is not null
+      and h.workflow_id = run.workflow_id and h.handler_type = run.handler_type and h.handler_name = run.handler_name
+  ), counted as (
+    update public.script_runs s
+    set handler_run_count = s.handler_run_count + 1, cost_microusd = s.cost_microusd + coalesce(cost, 0)
+    where s.id = session.id
+  )
   update public.handler_runs r
   set phase = 'committed', status = 'committed', state_after = coalesce(commit_run.state, r.state_before),
     publications = commit_run.publications, cost_microusd = r.cost_microusd + coalesce(cost, 0),
     logs = case when commit_run.logs is not null then private.cut_logs(commit_run.logs) end
   where r.id = run.id;
-  update public.script_runs s
-  set handler_run_count = s.handler_run_count + 1, cost_microusd = s.cost_microusd + coalesce(cost, 0)
-  where s.id = session.id;
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'run_id', run.id, 'status', 'committed');
 end;
 $$;

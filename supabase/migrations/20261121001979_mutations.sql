@@ -9,23 +9,38 @@ security definer -- API roles may not write mutations
 set search_path = ''
 as $$
 declare
-  held record := private.hold_run(run_id, lease_token);
-  run public.handler_runs := held.run;
+  is_held boolean;
+  of_session uuid;
+  of_workflow uuid;
+  owner uuid;
+  run_status public.handler_run_status;
+  run_phase public.handler_phase;
   known uuid;
   expires timestamptz;
   who text;
 begin
-  select (select m.id from public.workflow_mutations m where m.run_id = run.id), lifecycle.now() + l.session_lease
+  -- private.hold_run(), without whole rows.
+  select s.lease_token = begin_mutation.lease_token and s.lease_owner is not null, s.id, r.workflow_id, r.owner_id, r.status, r.phase
+  into is_held, of_session, of_workflow, owner, run_status, run_phase
+  from public.handler_runs r
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where r.id = begin_mutation.run_id
+  for no key update of w, s, r;
+  if is_held is not true then
+    perform private.hold_run(run_id, lease_token);
+  end if;
+  select (select m.id from public.workflow_mutations m where m.run_id = begin_mutation.run_id), lifecycle.now() + l.session_lease
   into known, expires
   from lifecycle.settings l;
-  if run.status <> 'active' then
-    perform lifecycle.refuse(409, 'run_not_active', format('The run has ended: it is %s.', run.status), jsonb_build_object('status', run.status));
+  if run_status <> 'active' then
+    perform lifecycle.refuse(409, 'run_not_active', format('The run has ended: it is %s.', run_status), jsonb_build_object('status', run_status));
   elsif known is not null and known = begin_mutation.mutation_id then
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', known);
   elsif known is not null then
     perform lifecycle.refuse(409, 'mutation_exists', 'A run has one side effect at most.', jsonb_build_object('mutation_id', known));
-  elsif run.phase <> 'mutating' then
-    perform lifecycle.refuse(409, 'not_mutating', format('Only mutate() has a side effect: the run is %s.', run.phase), jsonb_build_object('phase', run.phase));
+  elsif run_phase <> 'mutating' then
+    perform lifecycle.refuse(409, 'not_mutating', format('Only mutate() has a side effect: the run is %s.', run_phase), jsonb_build_object('phase', run_phase));
   elsif coalesce(btrim(tool), '') = '' or params is null or octet_length(params::text) > 1048576 then
     perform lifecycle.refuse_input('params', 'and tool are needed; params have at most 1 MB.');
   elsif reconcile is not null and coalesce(jsonb_typeof(reconcile) <> 'object' or reconcile ->> 'url' is null, true) then
@@ -33,11 +48,11 @@ begin
   end if;
   -- The call needs most of a lease: it gets a whole one.
   update public.script_runs s set lease_expires_at = expires
-  where s.id = run.script_run_id and s.lease_owner is not null;
+  where s.id = of_session and s.lease_owner is not null;
   who := set_config('rollcall.because', '{"source": "worker"}', true);
-  insert into public.workflow_mutations as m (id, run_id, workflow_id, owner_id, tool, params, reconcile, created_at)
-  values (coalesce(begin_mutation.mutation_id, gen_random_uuid()), run.id, run.workflow_id, run.owner_id, left(tool, 255), params, reconcile, expires)
-  returning m.id into known;
+  known := coalesce(begin_mutation.mutation_id, gen_random_uuid());
+  insert into public.workflow_mutations (id, run_id, workflow_id, owner_id, tool, params, reconcile, created_at)
+  values (known, begin_mutation.run_id, of_workflow, owner, left(tool, 255), params, reconcile, expires);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'created', 'mutation_id', known, 'lease_expires_at', expires);
 end;
 $$;
@@ -122,15 +137,15 @@ end;
 $$;
 comment on function private.hold_mutation is 'Locks a workflow, a session, a run and its mutation for whoever has the lease of the session.';
 
-create function private.refuse_settled(mutation public.workflow_mutations)
+create function private.refuse_settled(status public.mutation_status)
 returns void
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-  perform lifecycle.refuse(409, 'mutation_settled', format('It is known what became of the side effect: it is %s.', mutation.status),
-    jsonb_build_object('status', mutation.status));
+  perform lifecycle.refuse(409, 'mutation_settled', format('It is known what became of the side effect: it is %s.', status),
+    jsonb_build_object('status', status));
 end;
 $$;
 comment on function private.refuse_settled is 'Raises PT409 mutation_settled.';
@@ -142,14 +157,28 @@ security definer -- API roles may not write mutations
 set search_path = ''
 as $$
 declare
-  held record := private.hold_mutation(mutation_id, lease_token);
+  is_held boolean;
+  before public.mutation_status;
+  known jsonb;
   who text;
 begin
-  if (held.mutation).status = 'applied' and (held.mutation).result is not distinct from apply_mutation.result then
-    return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'applied');
+  -- private.hold_mutation(), without whole rows.
+  select s.lease_token = apply_mutation.lease_token and s.lease_owner is not null, m.status, m.result
+  into is_held, before, known
+  from public.workflow_mutations m
+  join public.handler_runs r on r.id = m.run_id
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where m.id = apply_mutation.mutation_id
+  for no key update of w, s, r, m;
+  if is_held is not true then
+    perform private.hold_mutation(mutation_id, lease_token);
   end if;
-  if (held.mutation).status in ('applied', 'failed') then
-    perform private.refuse_settled(held.mutation);
+  if before in ('applied', 'failed') then
+    if before = 'applied' and known is not distinct from apply_mutation.result then
+      return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'applied');
+    end if;
+    perform private.refuse_settled(before);
   end if;
   who := set_config('rollcall.because', '{"source": "worker"}', true);
   perform private.settle_mutation(mutation_id, 'applied', 'success', apply_mutation.result, null);
@@ -174,7 +203,7 @@ begin
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'failed');
   end if;
   if (held.mutation).status in ('applied', 'failed') then
-    perform private.refuse_settled(held.mutation);
+    perform private.refuse_settled((held.mutation).status);
   end if;
   perform lifecycle.because('worker', details => jsonb_build_object('error_type', error_type));
   perform private.settle_mutation(mutation_id, 'failed', 'failure', null, fail_mutation.error);
@@ -280,7 +309,7 @@ comment on function public.record_reconcile is
 
 revoke execute on function
   private.settle_mutation(uuid, public.mutation_status, public.mutation_outcome, jsonb, text, public.mutation_resolver),
-  private.hold_mutation(uuid, uuid), private.refuse_settled(public.workflow_mutations)
+  private.hold_mutation(uuid, uuid), private.refuse_settled(public.mutation_status)
 from public, anon, authenticated, service_role;
 revoke execute on function
   public.begin_mutation(uuid, text, jsonb, jsonb, uuid, uuid), public.apply_mutation(uuid, jsonb, uuid),
