@@ -69,7 +69,7 @@ export function toChange(row: HistoryRow): Change {
 export function rowOf(hint: Hint): HistoryRow | undefined {
   const { event_id, machine, subject_id, seq, to, at, source } = hint
   if (event_id === undefined || machine === undefined || subject_id === undefined || seq === undefined) return
-  if (to === undefined || at === undefined || source === undefined) return
+  if (to === undefined || at === undefined || source == null) return
   return {
     id: event_id,
     machine,

@@ -15,7 +15,7 @@ export type Hint = {
   from?: string | null
   to?: string
   at?: string
-  source?: Change['source']
+  source?: Change['source'] | null
   reason?: string
   error_stage?: string
   error_code?: string | null

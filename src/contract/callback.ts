@@ -130,8 +130,26 @@ export function callbackRequest(path: string) {
 /** One report of a bot, as the database takes it. */
 export type CallbackReport = z.output<NonNullable<ReturnType<typeof callbackRequest>>>
 
-/** The 200 of callback. `command` tells the bot what to do next. */
-export const CallbackResponse = Bot.extend({
+/** The 200 of callback: where the bot stands, not its settings and results. `command` tells it what to do next. */
+export const CallbackResponse = Bot.pick({
+  workflow_thread_id: true,
+  bot_id: true,
+  status: true,
+  bot_status: true,
+  bot_status_updated_at: true,
+  bot_started_at: true,
+  bot_completed_at: true,
+  error: true,
+  meeting_status: true,
+  joined_at: true,
+  left_at: true,
+  completion_reason: true,
+  failure_stage: true,
+  container_id: true,
+  container_status: true,
+  participant_count: true,
+  version: true,
+}).extend({
   result: z.enum(['processed', 'unchanged', 'ignored', 'container_updated']),
   command: z.literal('leave').optional(),
 })

@@ -2,58 +2,48 @@
 
 create table lifecycle.hints (
   topic text primary key,
-  hinted_at timestamptz not null,
+  quiet_until timestamptz not null,
   xid xid8 not null,
   pending boolean not null default false
 ) with (fillfactor = 70);
-comment on table lifecycle.hints is 'When each owner''s topic (and operators) last heard that something changed, and in which transaction.';
+comment on table lifecycle.hints is 'Until when nothing is said again on each owner''s topic (and operators), and which transaction spoke last.';
 comment on column lifecycle.hints.pending is 'flush_hints() came too early after the last hint and owes one.';
 
-create function lifecycle.hint(topic text, shortest interval)
+create function lifecycle.hint(topic text)
 returns boolean
 language plpgsql
 set search_path = ''
 as $$
 declare
   moment timestamptz := lifecycle.now();
-  last timestamptz := (select h.hinted_at from lifecycle.hints h where h.topic = hint.topic);
 begin
-  -- Without the lock somebody else is about to send: never wait for one another.
-  if moment < last + shortest or not pg_try_advisory_xact_lock(hashtextextended('hint:' || topic, 0)) then
+  if exists (select from lifecycle.hints h where h.topic = hint.topic and h.quiet_until > moment)
+    -- Without the lock somebody else is about to send: never wait for one another.
+    or not pg_try_advisory_xact_lock(hashtextextended('hint:' || topic, 0))
+  then
     return false;
   end if;
-  insert into lifecycle.hints as h (topic, hinted_at, xid)
-  values (topic, moment, pg_current_xact_id())
-  on conflict on constraint hints_pkey do update set hinted_at = excluded.hinted_at, xid = excluded.xid, pending = false;
-  perform realtime.send(jsonb_build_object('at', moment), 'changed', topic, true);
-  return true;
+  insert into lifecycle.hints as h (topic, quiet_until, xid)
+  select hint.topic, moment + s.hint_interval, pg_current_xact_id() from lifecycle.settings s
+  on conflict on constraint hints_pkey
+  do update set quiet_until = excluded.quiet_until, xid = excluded.xid, pending = false;
+  return realtime.send(jsonb_build_object('at', moment), 'changed', topic, true) is not null;
 end;
 $$;
 comment on function lifecycle.hint is
   'Tells a topic that something changed, at most once per interval and without waiting for other transactions; what it leaves out flush_hints() sends.';
 
 create function lifecycle.hint_owner(owner_id uuid)
-returns void
+returns boolean
 language plpgsql
 set search_path = ''
 as $$
-declare
-  moment timestamptz := lifecycle.now();
-  shortest interval;
-  operators_heard boolean;
-  owner_heard boolean;
 begin
-  select s.hint_interval,
-    exists (select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > moment - s.hint_interval),
-    exists (select from lifecycle.hints h where h.topic = 'owner:' || hint_owner.owner_id and h.hinted_at > moment - s.hint_interval)
-  into shortest, operators_heard, owner_heard
-  from lifecycle.settings s;
-  if owner_id is not null and not owner_heard then
-    perform lifecycle.hint('owner:' || owner_id, shortest);
+  -- While the owner's topic is quiet the operators' is left to flush_hints(), too: one look-up less for each transition.
+  if owner_id is not null and not lifecycle.hint('owner:' || owner_id) then
+    return false;
   end if;
-  if not operators_heard then
-    perform lifecycle.hint('operators', shortest);
-  end if;
+  return lifecycle.hint('operators');
 end;
 $$;
 comment on function lifecycle.hint_owner is 'Hints to an owner, and to the operators, that something of the owner''s changed.';
@@ -66,7 +56,6 @@ as $$
 declare
   present pg_snapshot;
   read_to pg_snapshot;
-  shortest interval := (select s.hint_interval from lifecycle.settings s);
   due record;
   sent int := 0;
 begin
@@ -97,7 +86,7 @@ begin
     union
     select h.topic from lifecycle.hints h where h.pending
   loop
-    if lifecycle.hint(due.topic, shortest) then
+    if lifecycle.hint(due.topic) then
       sent := sent + 1;
     else
       update lifecycle.hints h set pending = true where h.topic = due.topic;
@@ -123,12 +112,18 @@ as $$
 declare
   because jsonb := nullif(current_setting('rollcall.because', true), '')::jsonb;
   event_id bigint;
+  is_legal boolean;
   is_pushed boolean;
   is_hinted boolean;
   is_queued boolean;
+  is_whole boolean := true;
   event public.status_events;
   pushed jsonb;
 begin
+  if because is not null then
+    source := because ->> 'source';
+    is_whole := because - 'source' = '{}';
+  end if;
   -- One statement writes the event and looks up all that follows from it: each further one would cost as much again.
   insert into public.status_events as e (
     machine, subject_id, owner_id, seq, from_status, to_status, source, reason,
@@ -136,51 +131,53 @@ begin
   )
   values (
     machine, subject_id, owner_id, seq, from_status, to_status,
-    coalesce((because ->> 'source')::public.event_source, record.source), because ->> 'reason',
+    source, because ->> 'reason',
     error_stage, error_code, error_message, nullif(because -> 'details', 'null'),
     coalesce(because -> 'implied' ? machine, false), (because ->> 'occurred_at')::timestamptz, at
   )
   returning e.id,
+    record.from_status is null or exists (
+      select from lifecycle.transitions t
+      where t.machine = record.machine and t.from_state = record.from_status and t.to_state = record.to_status
+    ),
     (select s.push from lifecycle.settings s),
-    (
-      select not exists (
-          select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > record.at - s.hint_interval
-        )
-        or (record.owner_id is not null and not exists (
-          select from lifecycle.hints h
-          where h.topic = 'owner:' || record.owner_id and h.hinted_at > record.at - s.hint_interval
-        ))
-      from lifecycle.settings s
+    not exists (
+      select from lifecycle.hints h where h.topic = 'owner:' || record.owner_id and h.quiet_until > record.at
     ),
     record.webhook_url is not null or exists (
       select from public.webhook_endpoints p where p.owner_id = record.owner_id and p.enabled
     )
-  into event_id, is_pushed, is_hinted, is_queued;
+  into event_id, is_legal, is_pushed, is_hinted, is_queued;
+
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  if not is_legal and current_setting('rollcall.repairing', true) is distinct from 'yes' then
+    perform lifecycle.refuse_transition(machine, from_status, to_status);
+  end if;
 
   -- Assignments, since plpgsql makes a whole query of each perform.
   if is_pushed then
     if progress is not null then
       is_pushed := realtime.send(progress, 'progress', topic, true) is not null;
     end if;
+    is_whole := is_whole and error_code is null;
     pushed := jsonb_build_object(
       'event_id', event_id, 'machine', machine, 'subject_id', subject_id, 'seq', seq, 'version', version,
-      'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at
+      'from', from_status, 'to', to_status, 'error_code', error_code, 'at', at,
+      'source', case when is_whole then source end
     ) || shown;
     -- Pushes stay small: with source they tell the event whole, without it the rest is in the history.
-    if because is null and num_nonnulls(error_stage, error_message) = 0 then
-      pushed := pushed || jsonb_build_object('source', record.source);
-    elsif coalesce(because -> 'details', 'null') = 'null'
+    if not is_whole and coalesce(because -> 'details', 'null') = 'null'
       and coalesce(octet_length(because ->> 'reason'), 0) + coalesce(octet_length(error_message), 0) <= 300
     then
       pushed := pushed || jsonb_strip_nulls(jsonb_build_object(
-        'source', coalesce(because ->> 'source', record.source::text), 'reason', because -> 'reason',
+        'source', source, 'reason', because -> 'reason',
         'error_stage', error_stage, 'error_message', error_message,
         'implied', nullif(because -> 'implied' ? machine, false), 'occurred_at', because -> 'occurred_at'
       ));
     end if;
     is_pushed := realtime.send(pushed, 'status_changed', topic, true) is not null;
     if is_hinted then
-      perform lifecycle.hint_owner(owner_id);
+      is_hinted := lifecycle.hint_owner(owner_id);
     end if;
   end if;
   if is_queued and owner_id is not null then
@@ -192,12 +189,12 @@ begin
 end;
 $$;
 comment on function lifecycle.record is
-  'Writes one transition into the history, with what lifecycle.because() said of it, pushes it to the subject''s topic and queues its webhooks. Called by guards only. shown: what the push carries beside the transition. webhook_url: where the run itself wants its webhooks, instead of the owner''s endpoints. source: who made the move, where nobody said. progress: pushed as progress, before the transition.';
+  'Decides whether a transition is legal (PT409 illegal_transition), writes it into the history, with what lifecycle.because() said of it, pushes it to the subject''s topic and queues its webhooks. Called by guards only. shown: what the push carries beside the transition. webhook_url: where the run itself wants its webhooks, instead of the owner''s endpoints. source: who made the move, where nobody said. progress: pushed as progress, before the transition.';
 
 alter table lifecycle.hints enable row level security;
 revoke all on lifecycle.hints from public, anon, authenticated, service_role;
 revoke execute on function
-  lifecycle.hint(text, interval),
+  lifecycle.hint(text),
   lifecycle.hint_owner(uuid),
   lifecycle.flush_hints(),
   lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb, text, public.event_source, jsonb)

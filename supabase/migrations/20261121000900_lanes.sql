@@ -33,13 +33,11 @@ end;
 $$;
 comment on function lifecycle.post_work is 'Posts to the work function of a lane. False where Vault lacks rollcall_functions_url or rollcall_secret_key.';
 
-create function lifecycle.wake_lane(lane text)
+create function lifecycle.wake_lane(lane text, moment timestamptz default lifecycle.now())
 returns boolean
 language plpgsql
 set search_path = ''
 as $$
-declare
-  moment timestamptz := lifecycle.now();
 begin
   -- At most once a second, and never waiting for another transaction that wakes the same lane.
   if exists (select from lifecycle.lanes l where l.lane = wake_lane.lane and l.woken_at > moment - interval '1 s')
@@ -58,4 +56,4 @@ comment on function lifecycle.wake_lane is 'Called by RPCs that make work due: w
 
 alter table lifecycle.lanes enable row level security;
 revoke all on lifecycle.lanes from public, anon, authenticated, service_role;
-revoke execute on function lifecycle.post_work(text), lifecycle.wake_lane(text) from public, anon, authenticated, service_role;
+revoke execute on function lifecycle.post_work(text), lifecycle.wake_lane(text, timestamptz) from public, anon, authenticated, service_role;

@@ -24,36 +24,31 @@ stable
 set search_path = ''
 as $$
 declare
-  settings lifecycle.settings;
-  max_duration numeric;
+  longest interval;
 begin
-  if not lifecycle.is_open(thread.bot_status) then
+  if thread.bot_status is null or thread.bot_completed_at is not null then
     return null;
+  elsif thread.left_at is not null then
+    return thread.left_at + (select s.processing_limit from lifecycle.settings s);
+  elsif thread.meeting_status = 'requested' and thread.bot_status = 'starting' then
+    return thread.bot_status_updated_at + (select s.machine_silent_limit from lifecycle.settings s);
+  elsif thread.meeting_status <> 'active' then
+    return thread.meeting_status_updated_at + coalesce(thread.stop_delay, (
+      select s.time_limit from lifecycle.states s
+      where s.machine = 'meeting' and s.state = thread.meeting_status::text
+    ));
+  -- A bot of old code: no heartbeat was ever promised.
+  elsif thread.owner_id is null then
+    return thread.bot_started_at + interval '4 h';
   end if;
-  select * into settings from lifecycle.settings;
-  if not lifecycle.is_open(thread.meeting_status) then
-    return thread.left_at + settings.processing_limit;
+  if jsonb_typeof(thread.bot_config -> 'max_duration_s') = 'number' then
+    longest := make_interval(secs =>
+      greatest(1, least((thread.bot_config ->> 'max_duration_s')::numeric, 31536000))::float8);
   end if;
-  if thread.meeting_status = 'requested' and thread.bot_status = 'starting' then
-    return thread.bot_status_updated_at + settings.machine_silent_limit;
-  end if;
-  if thread.meeting_status = 'active' then
-    -- A bot of old code: no heartbeat was ever promised.
-    if thread.owner_id is null then
-      return thread.bot_started_at + interval '4 h';
-    end if;
-    if jsonb_typeof(thread.bot_config -> 'max_duration_s') = 'number' then
-      max_duration := greatest(1, least((thread.bot_config ->> 'max_duration_s')::numeric, 31536000));
-    end if;
-    return least(
-      private.bot_silent_until(thread),
-      thread.joined_at + coalesce(make_interval(secs => max_duration::float8), settings.meeting_max_duration)
-    );
-  end if;
-  return thread.meeting_status_updated_at + coalesce(thread.stop_delay, (
-    select s.time_limit from lifecycle.states s
-    where s.machine = 'meeting' and s.state = thread.meeting_status::text
-  ));
+  return least(
+    private.bot_silent_until(thread),
+    thread.joined_at + coalesce(longest, (select s.meeting_max_duration from lifecycle.settings s))
+  );
 end;
 $$;
 comment on function private.bot_deadline is 'When the sweep must look after a bot: the earliest of the limits of its meeting state, its silence and its own maximum; null at the end.';
@@ -89,119 +84,182 @@ end;
 $$;
 comment on function private.probe_grace is 'How long a bot may be silent before its machine is asked after; once it has left, how long its machine may take to end by itself.';
 
+create function private.check_thread(thread public.workflow_threads)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  has_failed boolean := coalesce(thread.bot_status = 'failed', false);
+  broken text := case
+    when (thread.bot_status is null) <> (thread.meeting_status is null) then 'statuses_come_together'
+    when has_failed and num_nulls(thread.error_stage, thread.error_code, thread.error_message) > 0 then 'failed_says_why'
+    when thread.bot_status <> 'failed'
+      and num_nonnulls(thread.error_stage, thread.error_code, thread.error_message, thread.error_details) > 0
+    then 'only_failed_has_an_error'
+    when btrim(thread.error_message) = '' then 'error_message_is_never_empty'
+    when octet_length(thread.error_details::text) > 65536 then 'error_details_are_at_most_64_kb'
+    when lifecycle.is_open(thread.bot_status) = (thread.bot_completed_at is not null) then 'ended_bot_has_its_time'
+    when thread.bot_status = 'completed' and thread.bot_started_at is null then 'completed_bot_was_in_the_room'
+    when lifecycle.is_open(thread.meeting_status) = (thread.left_at is not null) then 'ended_meeting_has_its_time'
+    when (thread.meeting_status = 'completed') <> (thread.completion_reason is not null) then 'completed_meeting_has_a_reason'
+    when (thread.meeting_status = 'failed') <> (thread.failure_stage is not null) then 'failed_meeting_has_a_stage'
+    when not lifecycle.is_open(thread.bot_status) and lifecycle.is_open(thread.meeting_status)
+    then 'ended_bot_is_out_of_the_meeting'
+    when num_nulls(thread.stop_requested_at, thread.stop_reason) = 1 then 'stop_has_a_reason'
+    when thread.meeting_status = 'stopping' and thread.stop_requested_at is null then 'stopping_was_requested'
+    when octet_length(thread.bot_config::text) > 65536 then 'bot_config_is_at_most_64_kb'
+    when length(thread.native_meeting_id) not between 1 and 255
+      or thread.native_meeting_id ~ '[[:cntrl:][:space:]?#&=/]' then 'meeting_id_is_speakable'
+  end;
+begin
+  if broken is not null then
+    perform lifecycle.refuse_row('public.workflow_threads'::regclass, broken,
+      'What a bot says of itself must fit together: use the functions that move it.');
+  end if;
+end;
+$$;
+comment on function private.check_thread is
+  'What must hold of every thread. Raises check_violation with the name of the constraint that is broken.';
+
+create function private.keep_end(before public.workflow_threads, after public.workflow_threads)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  if current_setting('rollcall.repairing', true) = 'yes' then
+    return;
+  end if;
+  if before.bot_completed_at is not null and (
+    (after.error_stage, after.error_code, after.error_message, after.error_details, after.bot_completed_at)
+    is distinct from (before.error_stage, before.error_code, before.error_message, before.error_details, before.bot_completed_at)
+  ) then
+    perform lifecycle.refuse(409, 'illegal_transition', 'An ended bot keeps its error and its time for ever.',
+      jsonb_build_object('machine', 'bot', 'from', before.bot_status, 'to', after.bot_status, 'allowed', '[]'::jsonb));
+  end if;
+  if (after.completion_reason, after.failure_stage, after.left_at)
+    is distinct from (before.completion_reason, before.failure_stage, before.left_at)
+  then
+    perform lifecycle.refuse(409, 'illegal_transition', 'An ended meeting keeps its reason and its time for ever.',
+      jsonb_build_object('machine', 'meeting', 'from', before.meeting_status, 'to', after.meeting_status, 'allowed', '[]'::jsonb));
+  end if;
+end;
+$$;
+comment on function private.keep_end is 'Refuses to change how, why and when a meeting or a bot ended.';
+
 create function private.guard_workflow_thread()
 returns trigger
 language plpgsql
 set search_path = ''
 as $$
 declare
+  meeting_moves boolean;
+  bot_moves boolean;
   stamp timestamptz;
   topic text;
   shown jsonb;
-  bot_from public.bot_status;
-  meeting_from public.meeting_status;
-  event_id bigint;
+  source public.event_source := 'system';
   said text;
-  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
-  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
+  -- Few and small expressions: each is compiled anew with every transaction. Assignments, since plpgsql makes a whole
+  -- query of each perform.
   -- Set by what adopts bots of old code alone; it writes their history itself.
   if current_setting('rollcall.adopting', true) in ('yes', 'once') then
     if current_setting('rollcall.adopting') = 'once' then
       perform set_config('rollcall.adopting', '', true);
     end if;
+    perform private.check_thread(new);
+    return new;
+  end if;
+  -- Of a new row everything of the old is null.
+  meeting_moves := new.meeting_status is distinct from old.meeting_status;
+  bot_moves := new.bot_status is distinct from old.bot_status;
+  if old.left_at is not null then
+    said := private.keep_end(old, new);
+  end if;
+  if not meeting_moves and not bot_moves then
+    said := private.check_thread(new);
     return new;
   end if;
   if tg_op = 'INSERT' then
-    if new.bot_status is null and new.meeting_status is null then
-      return new;
-    end if;
     if new.bot_status is distinct from 'pending' then
       perform lifecycle.refuse_transition('bot', null, new.bot_status::text);
     end if;
     if new.meeting_status is distinct from 'requested' then
       perform lifecycle.refuse_transition('meeting', null, new.meeting_status::text);
     end if;
-    stamp := lifecycle.now();
-    new.created_at := stamp;
     new.bot_seq := 0;
     new.meeting_seq := 0;
     new.version := 0;
+    stamp := lifecycle.now();
+    new.created_at := stamp;
+    source := 'user';
   else
-    bot_from := old.bot_status;
-    meeting_from := old.meeting_status;
-    if not repairing and not lifecycle.is_open(bot_from) and (
-      (new.error_stage, new.error_code, new.error_message, new.error_details, new.bot_completed_at)
-      is distinct from (old.error_stage, old.error_code, old.error_message, old.error_details, old.bot_completed_at)
-    ) then
-      perform lifecycle.refuse(409, 'illegal_transition', 'An ended bot keeps its error and its time for ever.',
-        jsonb_build_object('machine', 'bot', 'from', bot_from, 'to', new.bot_status, 'allowed', '[]'::jsonb));
-    end if;
-    if not repairing and not lifecycle.is_open(meeting_from) and (
-      (new.completion_reason, new.failure_stage, new.left_at)
-      is distinct from (old.completion_reason, old.failure_stage, old.left_at)
-    ) then
-      perform lifecycle.refuse(409, 'illegal_transition', 'An ended meeting keeps its reason and its time for ever.',
-        jsonb_build_object('machine', 'meeting', 'from', meeting_from, 'to', new.meeting_status, 'allowed', '[]'::jsonb));
-    end if;
-    if new.bot_status is not distinct from bot_from and new.meeting_status is not distinct from meeting_from then
-      return new;
-    end if;
-    if not repairing and new.bot_status is distinct from bot_from
-      and not lifecycle.transition_allowed('bot', bot_from::text, new.bot_status::text)
-    then
-      perform lifecycle.refuse_transition('bot', bot_from::text, new.bot_status::text);
-    end if;
-    if not repairing and new.meeting_status is distinct from meeting_from
-      and not lifecycle.transition_allowed('meeting', meeting_from::text, new.meeting_status::text)
-    then
-      perform lifecycle.refuse_transition('meeting', meeting_from::text, new.meeting_status::text);
+    stamp := new.last_heartbeat_at;
+    -- Where nobody said who makes it, a move that comes with a sign of life is the bot's own, of this time.
+    if stamp is distinct from old.last_heartbeat_at then
+      source := 'bot';
+    else
+      stamp := lifecycle.now();
     end if;
     -- Never earlier than the stamp before, whatever the clock does.
-    stamp := greatest(lifecycle.now(), old.bot_status_updated_at, old.meeting_status_updated_at);
+    stamp := greatest(stamp, old.bot_status_updated_at, old.meeting_status_updated_at);
   end if;
 
-  if new.meeting_status is distinct from meeting_from then
+  if meeting_moves then
     new.meeting_status_updated_at := stamp;
     new.meeting_seq := new.meeting_seq + 1;
     new.version := new.version + 1;
     if new.meeting_status = 'active' then
       new.joined_at := stamp;
-    elsif not lifecycle.is_open(new.meeting_status) then
+    elsif new.meeting_status >= 'completed' then
       new.left_at := stamp;
     end if;
   end if;
-  if new.bot_status is distinct from bot_from then
+  if bot_moves then
     new.bot_status_updated_at := stamp;
     new.bot_seq := new.bot_seq + 1;
     new.version := new.version + 1;
     if new.bot_status = 'running' then
       new.bot_started_at := stamp;
-    elsif not lifecycle.is_open(new.bot_status) then
+    elsif new.bot_status >= 'completed' then
       new.bot_completed_at := stamp;
       new.launch_due_at := null;
       new.processing_due_at := null;
     end if;
   end if;
   new.updated_at := stamp;
-  new.deadline_at := private.bot_deadline(new);
-  new.probe_due_at := case when private.may_have_a_machine(new) then stamp + private.probe_grace(new.meeting_status) end;
+  new.deadline_at := case when new.bot_completed_at is null then private.bot_deadline(new) end;
+  if new.launched then
+    new.probe_due_at := case when private.may_have_a_machine(new) then stamp + private.probe_grace(new.meeting_status) end;
+  end if;
 
   topic := 'bot:' || new.bot_id;
   shown := jsonb_build_object('bot_status', new.bot_status, 'meeting_status', new.meeting_status);
   -- The meeting first: whoever watches a bot is done at the end of the machine bot.
-  if new.meeting_status is distinct from meeting_from then
-    event_id := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
-      new.version - (new.bot_status is distinct from bot_from)::int,
-      meeting_from::text, new.meeting_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
+  if meeting_moves then
+    said := lifecycle.record('meeting', new.bot_id, new.owner_id, new.meeting_seq,
+      new.version - bot_moves::int,
+      old.meeting_status::text, new.meeting_status::text, stamp, topic,
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url, source);
   end if;
-  if new.bot_status is distinct from bot_from then
-    event_id := lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
-      bot_from::text, new.bot_status::text, stamp, topic,
-      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url);
+  if bot_moves then
+    said := lifecycle.record('bot', new.bot_id, new.owner_id, new.bot_seq, new.version,
+      old.bot_status::text, new.bot_status::text, stamp, topic,
+      new.error_stage::text, new.error_code, new.error_message, shown, new.webhook_url, source);
   end if;
   said := set_config('rollcall.because', '', true);
+  -- Where there is none of these, nothing can be wrong: so it is with the usual steps of a bot.
+  if num_nonnulls(
+    new.left_at, new.bot_completed_at, new.completion_reason, new.failure_stage, new.stop_requested_at, new.stop_reason,
+    new.error_stage, new.error_code, new.error_message, new.error_details
+  ) > 0 or new.meeting_status = 'stopping' or old.bot_status is null then
+    said := private.check_thread(new);
+  end if;
   return new;
 end;
 $$;
@@ -211,7 +269,8 @@ create trigger guard_status_of_new before insert on public.workflow_threads
 -- Heartbeats, leases and results set none of these and do not pay for the guard. Columns, since a condition is parsed
 -- anew with every statement.
 create trigger guard_status before update of bot_status, meeting_status, error_stage, error_code, error_message,
-    error_details, bot_completed_at, completion_reason, failure_stage, left_at,
+    error_details, bot_started_at, bot_completed_at, completion_reason, failure_stage, left_at,
+    stop_requested_at, stop_reason, bot_config, native_meeting_id,
     bot_id, metadata -- with which old code makes a bot its own, statuses and all
   on public.workflow_threads
   for each row execute function private.guard_workflow_thread();
@@ -221,5 +280,7 @@ revoke execute on function
   private.bot_deadline(public.workflow_threads),
   private.may_have_a_machine(public.workflow_threads),
   private.probe_grace(public.meeting_status),
+  private.check_thread(public.workflow_threads),
+  private.keep_end(public.workflow_threads, public.workflow_threads),
   private.guard_workflow_thread()
 from public, anon, authenticated, service_role;

@@ -1,6 +1,25 @@
 -- Reading bots. Security invoker: users see what the policies let them see, a secret key sees everything.
 -- Nothing here writes.
 
+create function private.bot_error(thread public.workflow_threads)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'stage', thread.error_stage, 'code', thread.error_code, 'message', thread.error_message,
+      'details', thread.error_details, 'attribution', c.attribution, 'meaning', c.meaning,
+      'next_step', c.next_step, 'retryable', c.retryable
+    )
+    from (select) nothing left join public.error_codes c on c.code = thread.error_code
+  );
+end;
+$$;
+comment on function private.bot_error is 'Why a bot failed, with the meaning of its code.';
+
 create function private.bot_json(thread public.workflow_threads)
 returns jsonb
 language plpgsql
@@ -11,12 +30,7 @@ declare
   error jsonb;
 begin
   if thread.error_code is not null then
-    select jsonb_build_object(
-      'stage', thread.error_stage, 'code', thread.error_code, 'message', thread.error_message,
-      'details', thread.error_details, 'attribution', c.attribution, 'meaning', c.meaning,
-      'next_step', c.next_step, 'retryable', c.retryable
-    ) into error
-    from (select) nothing left join public.error_codes c on c.code = thread.error_code;
+    error := private.bot_error(thread);
   end if;
   return jsonb_build_object(
     'workflow_thread_id', thread.workflow_thread_id,
@@ -64,14 +78,15 @@ begin
     'updated_at', thread.updated_at,
     'topic', 'bot:' || thread.bot_id,
     'out_of_sync', coalesce(
-      case when lifecycle.is_open(thread.meeting_status)
+      case when thread.left_at is null
         then thread.container_status in ('Exited', 'Failed')
         else thread.container_status = 'Up'
       end, false),
-    'allowed_actions', to_jsonb(array_remove(array[
-      case when lifecycle.is_open(thread.meeting_status) and thread.stop_requested_at is null then 'stop' end,
-      case when not lifecycle.is_open(thread.bot_status) and thread.owner_id is not null then 'retry' end
-    ], null))
+    'allowed_actions', case
+      when thread.left_at is null and thread.stop_requested_at is null then '["stop"]'::jsonb
+      when thread.bot_completed_at is not null and thread.owner_id is not null then '["retry"]'
+      else '[]'
+    end
   );
 end;
 $$;
@@ -236,14 +251,14 @@ $$;
 comment on function public.get_workflow_thread_by_bot_id is 'The whole thread of a bot, with its transcript; null for an unknown id.';
 
 revoke execute on function
-  private.bot_json(public.workflow_threads), private.bot_events(uuid), private.bot_transcript(public.workflow_threads),
+  private.bot_error(public.workflow_threads), private.bot_json(public.workflow_threads), private.bot_events(uuid), private.bot_transcript(public.workflow_threads),
   private.to_platform(text),
   public.get_bot(uuid, text, text, text, text[], uuid),
   public.list_bots(text, text, boolean, int, text, uuid),
   public.get_workflow_thread_by_bot_id(uuid)
 from public, anon, authenticated;
 grant execute on function
-  private.bot_json(public.workflow_threads), private.bot_events(uuid), private.bot_transcript(public.workflow_threads),
+  private.bot_error(public.workflow_threads), private.bot_json(public.workflow_threads), private.bot_events(uuid), private.bot_transcript(public.workflow_threads),
   private.to_platform(text),
   public.get_bot(uuid, text, text, text, text[], uuid),
   public.list_bots(text, text, boolean, int, text, uuid)

@@ -42,14 +42,17 @@ declare
   receipt private.idempotency_receipts;
   earlier public.workflow_threads;
   thread public.workflow_threads;
-  settings lifecycle.settings;
+  wanted_platform public.meeting_platform;
+  launch_lease interval;
   open_bot uuid;
+  said text;
   answer jsonb;
 begin
   if owner_id is null then
     perform lifecycle.refuse_input('owner_id', 'is needed: a bot belongs to somebody.');
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('bots of ' || owner_id, 0));
+  -- Assignments, since plpgsql makes a whole query of each perform.
+  said := pg_advisory_xact_lock(hashtextextended('bots of ' || owner_id, 0));
 
   if idempotency_key is not null then
     request_hash := sha256(convert_to(jsonb_build_array(
@@ -86,21 +89,28 @@ begin
     perform lifecycle.refuse_input(case when platform is null then 'platform' else 'native_meeting_id' end, 'is needed.');
   end if;
 
+  wanted_platform := private.to_platform(platform);
   select t.bot_id into open_bot from public.workflow_threads t
-  where t.owner_id = request_bot.owner_id and t.platform = private.to_platform(request_bot.platform)
+  where t.owner_id = request_bot.owner_id and t.platform = wanted_platform
     and t.native_meeting_id = request_bot.native_meeting_id and lifecycle.is_attending(t.meeting_status);
   if open_bot is not null then
     return jsonb_build_object('ok', false, 'code', 'already_open', 'bot_id', open_bot);
   end if;
-  if max_open <= (
-    select count(*) from public.workflow_threads t
-    where t.owner_id = request_bot.owner_id and lifecycle.is_attending(t.meeting_status)
-  ) then
-    return jsonb_build_object('ok', false, 'code', 'limit_reached', 'limit', max_open);
+  if max_open is not null then
+    if max_open <= (
+      select count(*) from public.workflow_threads t
+      where t.owner_id = request_bot.owner_id and lifecycle.is_attending(t.meeting_status)
+    ) then
+      return jsonb_build_object('ok', false, 'code', 'limit_reached', 'limit', max_open);
+    end if;
   end if;
 
-  select * into settings from lifecycle.settings;
-  perform lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
+  if launch then
+    launch_lease := (select s.launch_lease from lifecycle.settings s);
+  end if;
+  if actor is not null then
+    said := lifecycle.because('user', details => jsonb_build_object('actor', actor));
+  end if;
   insert into public.workflow_threads as t (
     owner_id, retry_of, platform, native_meeting_id, meeting_url, bot_name, bot_config, process_insights, webhook_url,
     metadata, launched, container_status, launch_token, launch_due_at, launch_attempts, bot_status, meeting_status
@@ -115,7 +125,7 @@ begin
     launch,
     case when launch then 'Requested'::public.container_status end,
     case when launch then gen_random_uuid() end,
-    case when launch then moment + settings.launch_lease end,
+    moment + launch_lease,
     launch::int,
     'pending', 'requested'
   )
@@ -123,7 +133,27 @@ begin
   insert into private.bot_secrets (bot_id, token_hash, passcode)
   values (thread.bot_id, decode(token_hash, 'hex'), passcode);
 
-  answer := private.bot_json(thread) || jsonb_build_object('ok', true, 'changed', true, 'result', 'created');
+  answer := jsonb_build_object(
+    'ok', true, 'changed', true, 'result', 'created',
+    'workflow_thread_id', thread.workflow_thread_id,
+    'bot_id', thread.bot_id,
+    'retry_of', thread.retry_of,
+    'platform', thread.platform,
+    'native_meeting_id', thread.native_meeting_id,
+    'meeting_url', thread.meeting_url,
+    'room_url', thread.meeting_url,
+    'bot_name', thread.bot_name,
+    'bot_config', thread.bot_config,
+    'process_insights', thread.process_insights,
+    'webhook_url', thread.webhook_url,
+    'status', thread.bot_status,
+    'bot_status', thread.bot_status,
+    'meeting_status', thread.meeting_status,
+    'container_status', thread.container_status,
+    'error', null,
+    'created_at', thread.created_at,
+    'topic', 'bot:' || thread.bot_id
+  );
   if idempotency_key is not null then
     insert into private.idempotency_receipts as r (owner_id, key, request_hash, answer, created_at)
     values (owner_id, idempotency_key, request_hash, answer, moment)
@@ -134,7 +164,7 @@ begin
 end;
 $$;
 comment on function public.request_bot is
-  'Asks for a bot. token_hash: SHA-256 of its callback token, as hex. Null means absent; with retry_of (an ended bot of the owner) the earlier settings are the defaults. max_open: how many bots the owner may have attending. Returns the row with launch_token, or { ok: false, code: already_open | limit_reached | idempotency_key_reused | bot_not_found | not_ended }.';
+  'Asks for a bot. token_hash: SHA-256 of its callback token, as hex. Null means absent; with retry_of (an ended bot of the owner) the earlier settings are the defaults. max_open: how many bots the owner may have attending. Returns what was asked for with launch_token, or { ok: false, code: already_open | limit_reached | idempotency_key_reused | bot_not_found | not_ended }.';
 
 revoke execute on function public.request_bot(
   uuid, text, text, text, text, text, text, jsonb, boolean, text, jsonb, text, boolean, text, int, uuid

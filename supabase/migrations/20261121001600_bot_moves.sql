@@ -43,10 +43,8 @@ as $$
   select c.meaning from public.error_codes c where c.code = meaning_of.code
 $$;
 
-create function private.walk_to(
-  thread public.workflow_threads, target public.meeting_status,
-  source public.event_source, reason text default null, occurred_at timestamptz default null,
-  reported text[] default '{bot,meeting}', heard_at timestamptz default null
+create function private.walk_toward(
+  thread public.workflow_threads, target public.meeting_status, source public.event_source
 )
 returns public.workflow_threads
 language plpgsql
@@ -57,49 +55,39 @@ declare
   said text;
 begin
   foreach hop in array (enum_range(thread.meeting_status, target))[2:] loop
-    if hop <> target then
-      said := lifecycle.because(source, implied => '{bot,meeting}');
-    elsif reported = '{bot,meeting}' then
-      said := lifecycle.because(source, reason, occurred_at => occurred_at);
-    else
-      said := lifecycle.because(source, reason, occurred_at => occurred_at,
-        implied => array(select unnest('{bot,meeting}'::text[]) except select unnest(reported)));
-    end if;
+    exit when hop = target;
+    said := lifecycle.because(source, implied => '{bot,meeting}');
     update public.workflow_threads t
     set meeting_status = hop,
-      last_heartbeat_at = coalesce(heard_at, t.last_heartbeat_at),
-      missing_since = case when heard_at is null then t.missing_since end,
-      bot_status = case
-        when hop = 'active' then 'running'
-        when t.bot_status = 'pending' then 'starting'
-        else t.bot_status
-      end
+      bot_status = case when t.bot_status = 'pending' then 'starting' else t.bot_status end
     where t.workflow_thread_id = thread.workflow_thread_id
     returning * into thread;
   end loop;
   return thread;
 end;
 $$;
-comment on function private.walk_to is
-  'Walks a bot into the room, hop by hop (joining, awaiting_admission, active); the hops before the last are implied. reported: the machines whose last hop somebody reported. heard_at: when the bot itself said so.';
+comment on function private.walk_toward is
+  'Walks a bot toward a state of presence (joining, awaiting_admission, active), hop by hop, up to the one before it. Nobody reported these hops: they are implied.';
 
 create function private.leave_meeting(
   thread public.workflow_threads, reason public.meeting_completion_reason,
-  said text default null, details jsonb default null
+  said text default null, details jsonb default null, heard_at timestamptz default null
 )
 returns public.workflow_threads
 language plpgsql
 set search_path = ''
 as $$
 declare
-  stage public.meeting_failure_stage := private.presence_stage(thread);
+  stage public.meeting_failure_stage;
   heard jsonb := private.bot_transcript(thread);
   to_process boolean := thread.process_insights and jsonb_array_length(heard) > 0;
   code text;
 begin
-  if stage = 'active' then
+  if thread.joined_at is not null then
     update public.workflow_threads t
     set meeting_status = 'completed',
+      last_heartbeat_at = coalesce(heard_at, t.last_heartbeat_at),
+      missing_since = case when heard_at is null then t.missing_since end,
       completion_reason = reason,
       transcript = heard,
       bot_status = case when to_process then t.bot_status else 'completed' end,
@@ -115,6 +103,7 @@ begin
     return thread;
   end if;
 
+  stage := private.presence_stage(thread);
   code := case
     when thread.stop_requested_at is not null then 'STOPPED_BEFORE_JOIN'
     when reason = 'awaiting_admission_timeout' then 'ADMISSION_TIMEOUT'
@@ -124,6 +113,8 @@ begin
   end;
   update public.workflow_threads t
   set meeting_status = 'completed',
+    last_heartbeat_at = coalesce(heard_at, t.last_heartbeat_at),
+    missing_since = case when heard_at is null then t.missing_since end,
     completion_reason = reason,
     transcript = heard,
     bot_status = 'failed',
@@ -137,7 +128,7 @@ begin
 end;
 $$;
 comment on function private.leave_meeting is
-  'The bot left. One that had been in the room goes on to its result (or is completed at once where there is nothing to process); one that never was in it is failed.';
+  'The bot left. One that had been in the room goes on to its result (or is completed at once where there is nothing to process); one that never was in it is failed. heard_at: when the bot itself said so.';
 
 create function private.fail_bot(
   thread public.workflow_threads, code text, message text, details jsonb default null,
@@ -178,8 +169,7 @@ revoke execute on function
   private.presence_stage(public.workflow_threads),
   private.error_stage_of(public.meeting_failure_stage),
   private.meaning_of(text),
-  private.walk_to(
-    public.workflow_threads, public.meeting_status, public.event_source, text, timestamptz, text[], timestamptz),
-  private.leave_meeting(public.workflow_threads, public.meeting_completion_reason, text, jsonb),
+  private.walk_toward(public.workflow_threads, public.meeting_status, public.event_source),
+  private.leave_meeting(public.workflow_threads, public.meeting_completion_reason, text, jsonb, timestamptz),
   private.fail_bot(public.workflow_threads, text, text, jsonb, public.bot_error_stage)
 from public, anon, authenticated, service_role;

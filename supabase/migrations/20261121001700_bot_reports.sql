@@ -11,19 +11,6 @@ comment on table private.callback_receipts is 'The callbacks that were taken, so
 alter table private.callback_receipts enable row level security;
 revoke all on private.callback_receipts from public, anon, authenticated, service_role;
 
-create function private.same_secret(a bytea, b bytea)
-returns boolean
-language plpgsql
-set search_path = ''
-as $$
-declare
-  salt bytea := uuid_send(gen_random_uuid());
-begin
-  -- Compared under a salt of this moment: how long it takes tells nothing of where the two differ.
-  return sha256(salt || a) = sha256(salt || b);
-end;
-$$;
-
 create function private.newest_text(text text, max_bytes int)
 returns text
 language plpgsql
@@ -46,33 +33,28 @@ create unlogged table private.callback_rates (
   second timestamptz not null,
   made int not null
 );
-comment on table private.callback_rates is 'How many callbacks a bot made in its newest second; only of bots that make more than one.';
+comment on table private.callback_rates is 'How many callbacks a bot made in its newest second; only of bots that make more than one, or one that was refused.';
 alter table private.callback_rates enable row level security;
 revoke all on private.callback_rates from public, anon, authenticated, service_role;
 
-create function private.callback_allowed(thread public.workflow_threads, moment timestamptz)
+create function private.callback_allowed(bot_id uuid, moment timestamptz)
 returns boolean
 language plpgsql
 set search_path = ''
 as $$
 declare
-  this_second timestamptz := date_trunc('second', moment);
-  made int;
+  is_allowed boolean;
 begin
-  -- The first of a second costs nothing: that it was made shows on the row.
-  if coalesce(thread.last_heartbeat_at < this_second, true)
-    and not exists (select from private.callback_rates r where r.bot_id = thread.bot_id and r.second = this_second)
-  then
-    return true;
-  end if;
-  insert into private.callback_rates as r (bot_id, second, made) values (thread.bot_id, this_second, 2)
+  insert into private.callback_rates as r (bot_id, second, made)
+  values (callback_allowed.bot_id, date_trunc('second', moment), 2)
   on conflict on constraint callback_rates_pkey do update
   set made = case when r.second = excluded.second then r.made + 1 else 2 end, second = excluded.second
-  returning r.made into made;
-  return made <= (select s.callbacks_per_second from lifecycle.settings s);
+  returning r.made <= (select s.callbacks_per_second from lifecycle.settings s) into is_allowed;
+  return is_allowed;
 end;
 $$;
-comment on function private.callback_allowed is 'Counts a callback against the limit a second; the caller holds the lock of the row.';
+comment on function private.callback_allowed is
+  'Counts a callback against the limit a second, the first that is counted as the second: that one shows on the row. The caller holds the lock of the row.';
 
 create function private.bot_answer(thread public.workflow_threads, result text, changed boolean)
 returns jsonb
@@ -80,30 +62,57 @@ language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  answer jsonb := jsonb_build_object(
+    'ok', true,
+    'result', result,
+    'changed', changed,
+    'workflow_thread_id', thread.workflow_thread_id,
+    'bot_id', thread.bot_id,
+    'status', thread.bot_status,
+    'bot_status', thread.bot_status,
+    'bot_status_updated_at', thread.bot_status_updated_at,
+    'bot_started_at', thread.bot_started_at,
+    'bot_completed_at', thread.bot_completed_at,
+    'error', null,
+    'meeting_status', thread.meeting_status,
+    'joined_at', thread.joined_at,
+    'left_at', thread.left_at,
+    'completion_reason', thread.completion_reason,
+    'failure_stage', thread.failure_stage,
+    'container_id', thread.container_id,
+    'container_status', thread.container_status,
+    'participant_count', thread.participant_count,
+    'version', thread.version
+  );
 begin
-  -- A bot whose meeting has ended without its knowing is told to go, too.
-  if thread.stop_requested_at is not null or not lifecycle.is_open(thread.meeting_status) then
-    return private.bot_json(thread)
-      || jsonb_build_object('ok', true, 'result', result, 'changed', changed, 'command', 'leave');
+  if thread.error_code is not null then
+    answer := answer || jsonb_build_object('error', private.bot_error(thread));
   end if;
-  return private.bot_json(thread) || jsonb_build_object('ok', true, 'result', result, 'changed', changed);
+  -- A bot whose meeting has ended without its knowing is told to go, too.
+  if thread.stop_requested_at is not null or thread.left_at is not null then
+    answer := answer || '{"command": "leave"}';
+  end if;
+  return answer;
 end;
 $$;
-comment on function private.bot_answer is 'What a bot is answered: the row, what came of its report, and command leave once it should go.';
+comment on function private.bot_answer is
+  'What a bot is answered: where it stands, what came of its report, and command leave once it should go. Its settings and results are not its own business.';
 
 create function private.refuse_report(
-  thread public.workflow_threads, to_status public.meeting_status, payload jsonb
+  thread public.workflow_threads, to_status public.meeting_status, payload jsonb, moment timestamptz
 )
 returns jsonb
 language plpgsql
 set search_path = ''
 as $$
 begin
-  -- A refused callback leaves no trace on the row: it is counted here.
-  insert into private.callback_rates as r (bot_id, second, made)
-  values (thread.bot_id, date_trunc('second', lifecycle.now()), 1)
-  on conflict on constraint callback_rates_pkey do update set second = excluded.second, made = 1
-  where r.second < excluded.second;
+  -- A refused callback leaves no trace on the row: it is counted here, unless it was counted before.
+  if coalesce(thread.last_heartbeat_at < date_trunc('second', moment), true)
+    and not private.callback_allowed(thread.bot_id, moment)
+  then
+    return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
+  end if;
   perform lifecycle.reject('meeting', thread.bot_id, thread.owner_id, thread.meeting_status::text, to_status::text,
     'bot', 'illegal_transition', payload);
   return jsonb_build_object(
@@ -151,33 +160,99 @@ returns jsonb
 language plpgsql
 security definer -- bots have no database role: their token is the proof
 set search_path = ''
+set plan_cache_mode = force_generic_plan -- planning a report anew costs more than it
 as $$
 declare
   moment timestamptz := lifecycle.now();
+  -- Compared under a salt of this moment: how long it takes tells nothing of where the two differ.
+  salt bytea := uuid_send(gen_random_uuid());
+  proof bytea := sha256(salt || decode(token_hash, 'hex'));
   thread public.workflow_threads;
   target public.meeting_status;
   told text := coalesce(completion_reason, reason);
   why public.meeting_completion_reason;
   details jsonb;
+  is_known boolean := false;
+  is_allowed boolean;
   new_container boolean;
+  said text;
 begin
-  if not exists (
-    select from private.bot_secrets s
-    where s.bot_id = report_bot.bot_id and private.same_secret(s.token_hash, decode(report_bot.token_hash, 'hex'))
-  ) then
-    return '{"ok": false, "code": "unauthorized"}';
+  loop
+    -- The usual report is one step on: one statement proves, locks, decides and moves. A step is not counted against the
+    -- limit a second, since a bot has only so many.
+    if status in ('joining', 'awaiting_admission', 'active') then
+      target := status;
+      if num_nonnulls(told, occurred_at) > 0 then
+        said := lifecycle.because('bot', told, occurred_at => occurred_at);
+      end if;
+      update public.workflow_threads t
+      set meeting_status = target,
+        bot_status = case target when 'active' then 'running'::public.bot_status else 'starting' end,
+        last_heartbeat_at = moment, missing_since = null,
+        -- Of a machine that Rollcall started the machines API knows the name, not the bot.
+        container_id = case when t.launched and t.container_seen_at is not null then t.container_id
+          else coalesce(report_bot.container_id, t.container_id) end,
+        participant_count = coalesce(report_bot.participant_count, t.participant_count),
+        transcript = coalesce(report_bot.transcript, t.transcript)
+      from private.bot_secrets s
+      where s.bot_id = report_bot.bot_id and t.bot_id = report_bot.bot_id
+        and sha256(salt || s.token_hash) = proof
+        and t.stop_requested_at is null
+        and t.meeting_status = case target
+          when 'joining' then 'requested'::public.meeting_status when 'awaiting_admission' then 'joining'
+          else 'awaiting_admission' end
+        and (event_id is null or not exists (
+          select from private.callback_receipts r where r.bot_id = t.bot_id and r.event_id = report_bot.event_id
+        ))
+      returning t.* into thread;
+      if found then
+        if event_id is not null then
+          insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
+        end if;
+        return private.bot_answer(thread, 'processed', true);
+      end if;
+      if num_nonnulls(told, occurred_at) > 0 then
+        said := set_config('rollcall.because', '', true);
+      end if;
+    end if;
+
+    -- Everything else is judged on the locked row. Who does not know the secret locks nothing.
+    select t.* into thread
+    from private.bot_secrets s join public.workflow_threads t on t.bot_id = s.bot_id
+    where s.bot_id = report_bot.bot_id and sha256(salt || s.token_hash) = proof
+    for update of t;
+    if not found then
+      return '{"ok": false, "code": "unauthorized"}';
+    end if;
+    if event_id is not null then
+      is_known := exists (
+        select from private.callback_receipts r where r.bot_id = thread.bot_id and r.event_id = report_bot.event_id
+      );
+    end if;
+    -- More than one step on: there is a row of history for each.
+    exit when is_known or coalesce(target <= thread.meeting_status, true)
+      or thread.left_at is not null or thread.stop_requested_at is not null;
+    thread := private.walk_toward(thread, target, 'bot');
+  end loop;
+  -- The first of a second costs nothing: that it was made shows on the row. The end comes once, and is not counted.
+  if thread.last_heartbeat_at >= date_trunc('second', moment) then
+    if thread.left_at is null and status in ('completed', 'failed', 'exited') then
+      is_allowed := not exists (
+        select from private.callback_rates r, lifecycle.settings s
+        where r.bot_id = thread.bot_id and r.second = date_trunc('second', moment) and r.made >= s.callbacks_per_second
+      );
+    else
+      is_allowed := private.callback_allowed(bot_id, moment);
+    end if;
+    if not is_allowed then
+      return '{"ok": false, "code": "limit_reached", "retry_after": 1}';
+    end if;
   end if;
-  select * into thread from public.workflow_threads t where t.bot_id = report_bot.bot_id for update;
-  -- Of a machine that Rollcall started the machines API knows the name, not the bot.
   if thread.launched and thread.container_seen_at is not null then
     container_id := thread.container_id;
   end if;
-  new_container := container_id is distinct from coalesce(thread.container_id, container_id);
-  if not private.callback_allowed(thread, moment) then
-    return jsonb_build_object('ok', false, 'code', 'limit_reached', 'retry_after', 1);
-  end if;
 
-  if status = 'heartbeat' or (status = 'transcript' and lifecycle.is_open(thread.meeting_status)) then
+  if status = 'heartbeat' or (status = 'transcript' and thread.left_at is null) then
     update public.workflow_threads t
     set last_heartbeat_at = moment, missing_since = null,
       participant_count = coalesce(report_bot.participant_count, t.participant_count)
@@ -195,16 +270,15 @@ begin
     when status = 'exited' and (exit_code = 0 or thread.stop_requested_at is not null) then 'completed'
     when status = 'exited' then 'failed'
     else status
-  end::public.meeting_status;
+  end;
   if target in ('requested', 'stopping') then
     perform lifecycle.refuse_input('status',
       'must be joining, awaiting_admission, active, completed, failed, exited, heartbeat or transcript.');
   end if;
 
-  if thread.meeting_status = target or exists (
-    select from private.callback_receipts r where r.bot_id = thread.bot_id and r.event_id = report_bot.event_id
-  ) then
-    new_container := new_container and thread.meeting_status = target and lifecycle.is_open(target);
+  if is_known or thread.meeting_status = target then
+    new_container := container_id is distinct from coalesce(thread.container_id, container_id)
+      and thread.meeting_status = target and lifecycle.is_open(target);
     update public.workflow_threads t
     set last_heartbeat_at = moment, missing_since = null,
       container_id = case when new_container then report_bot.container_id else t.container_id end
@@ -213,48 +287,44 @@ begin
     return private.bot_answer(thread, case when new_container then 'container_updated' else 'unchanged' end, new_container);
   end if;
 
-  if not lifecycle.is_open(thread.meeting_status)
-    or (lifecycle.is_open(target) and thread.stop_requested_at is null and target < thread.meeting_status)
-  then
+  if thread.left_at is not null or (thread.stop_requested_at is null and target < thread.meeting_status) then
     return private.refuse_report(thread, target, jsonb_strip_nulls(jsonb_build_object(
       'status', status, 'event_id', event_id, 'container_id', container_id, 'reason', reason,
       'completion_reason', completion_reason, 'exit_code', exit_code, 'error_code', error_code,
-      'error_message', left(error_message, 1000), 'failure_stage', failure_stage, 'timestamp', occurred_at)));
+      'error_message', left(error_message, 1000), 'failure_stage', failure_stage, 'timestamp', occurred_at)), moment);
   end if;
 
   if event_id is not null then
     insert into private.callback_receipts (bot_id, event_id, created_at) values (thread.bot_id, event_id, moment);
   end if;
-  -- The usual report says nothing but the status: one update is enough.
-  if lifecycle.is_open(target) and thread.stop_requested_at is null and num_nonnulls(participant_count, transcript) = 0
-    and (container_id is null or container_id = thread.container_id)
-  then
-    thread := private.walk_to(thread, target, 'bot', told, occurred_at, heard_at => moment);
-    return private.bot_answer(thread, 'processed', true);
-  end if;
-  update public.workflow_threads t
-  set last_heartbeat_at = moment, missing_since = null,
-    container_id = coalesce(report_bot.container_id, t.container_id),
-    participant_count = coalesce(report_bot.participant_count, t.participant_count),
-    transcript = coalesce(report_bot.transcript, t.transcript),
-    -- Its last word: the machine goes next, and is asked after until it has.
-    container_status = case
-      when status = 'exited' and private.may_have_a_machine(t) then 'Stopping' else t.container_status end
-  where t.workflow_thread_id = thread.workflow_thread_id
-  returning * into thread;
 
-  if lifecycle.is_open(target) then
-    if thread.stop_requested_at is not null then
+  -- The last word of most bots has nothing that belongs on the row.
+  if target <> 'completed' or num_nonnulls(container_id, participant_count, transcript) > 0
+    or (status = 'exited' and private.may_have_a_machine(thread))
+  then
+    update public.workflow_threads t
+    set last_heartbeat_at = moment, missing_since = null,
+      container_id = coalesce(report_bot.container_id, t.container_id),
+      participant_count = coalesce(report_bot.participant_count, t.participant_count),
+      transcript = coalesce(report_bot.transcript, t.transcript),
+      -- Its last word: the machine goes next, and is asked after until it has.
+      container_status = case
+        when status = 'exited' and private.may_have_a_machine(t) then 'Stopping' else t.container_status end
+    where t.workflow_thread_id = thread.workflow_thread_id
+    returning * into thread;
+    if target <= 'active' then
       return private.bot_answer(thread, 'ignored', false);
     end if;
-    thread := private.walk_to(thread, target, 'bot', told, occurred_at);
-    return private.bot_answer(thread, 'processed', true);
   end if;
 
-  details := nullif(jsonb_strip_nulls(jsonb_build_object(
-    'exit_code', exit_code, 'bot_logs', private.newest_text(bot_logs, 51200), 'error_code',
-    case when target = 'completed' then error_code end)), '{}');
-  perform lifecycle.because('bot', told, details, occurred_at);
+  if num_nonnulls(exit_code, bot_logs, error_code) > 0 then
+    details := nullif(jsonb_strip_nulls(jsonb_build_object(
+      'exit_code', exit_code, 'bot_logs', private.newest_text(bot_logs, 51200), 'error_code',
+      case when target = 'completed' then error_code end)), '{}');
+  end if;
+  if target = 'failed' or num_nonnulls(told, details, occurred_at) > 0 then
+    said := lifecycle.because('bot', told, details, occurred_at);
+  end if;
 
   if target = 'completed' then
     if thread.stop_requested_at is not null then
@@ -267,7 +337,7 @@ begin
       why := 'other';
     end if;
     thread := private.leave_meeting(thread, why,
-      coalesce(error_message, case when why = 'other' then told end), error_details);
+      coalesce(error_message, case when why = 'other' then told end), error_details, moment);
     return private.bot_answer(thread, 'processed', true);
   end if;
 
@@ -288,7 +358,7 @@ begin
 end;
 $$;
 comment on function public.report_bot is
-  'A callback of a bot, proven by the SHA-256 (hex) of its token. status: joining, awaiting_admission, active, completed, failed, exited (with exit_code), heartbeat, transcript (with utterances and chunk). A later presence state walks the hops before it. Returns the row with result processed | unchanged | ignored | container_updated and command leave once the bot should go, or { ok: false, code: unauthorized | illegal_transition | limit_reached }.';
+  'A callback of a bot, proven by the SHA-256 (hex) of its token. status: joining, awaiting_admission, active, completed, failed, exited (with exit_code), heartbeat, transcript (with utterances and chunk). A later presence state walks the hops before it. Returns where the bot stands, with result processed | unchanged | ignored | container_updated and command leave once the bot should go, or { ok: false, code: unauthorized | illegal_transition | limit_reached }.';
 
 create function public.update_bot_status(
   workflow_thread_id text, status text,
@@ -357,7 +427,10 @@ begin
     update public.workflow_threads t set bot_status = 'starting'
     where t.workflow_thread_id = thread.workflow_thread_id returning * into thread;
   elsif target = 'running' then
-    thread := private.walk_to(thread, 'active', 'worker', reported => '{bot}');
+    thread := private.walk_toward(thread, 'active', 'worker');
+    perform lifecycle.because('worker', implied => '{meeting}');
+    update public.workflow_threads t set meeting_status = 'active', bot_status = 'running'
+    where t.workflow_thread_id = thread.workflow_thread_id returning * into thread;
   elsif target = 'completed' then
     perform lifecycle.because('worker', implied => '{meeting}');
     update public.workflow_threads t
@@ -442,11 +515,10 @@ comment on function public.save_workflow_thread_data is
   'Saves bot_name, bot_config (merged by key), transcript, qa_pairs, insights and metadata of a thread; anything else, statuses too, is PT422.';
 
 revoke execute on function
-  private.same_secret(bytea, bytea),
   private.newest_text(text, int),
-  private.callback_allowed(public.workflow_threads, timestamptz),
+  private.callback_allowed(uuid, timestamptz),
   private.bot_answer(public.workflow_threads, text, boolean),
-  private.refuse_report(public.workflow_threads, public.meeting_status, jsonb),
+  private.refuse_report(public.workflow_threads, public.meeting_status, jsonb, timestamptz),
   private.add_transcript_chunk(public.workflow_threads, int, jsonb)
 from public, anon, authenticated, service_role;
 revoke execute on function

@@ -2,6 +2,7 @@
 
 create type public.flow_execution_status as enum ('running', 'completed', 'failed');
 
+-- What must hold of a row its guard refuses: a check here would be parsed anew with every claim and every result.
 create table public.flow_executions (
   id uuid primary key default gen_random_uuid(),
   flow_id uuid not null,
@@ -28,18 +29,7 @@ create table public.flow_executions (
   error_details jsonb,
   flow_name text not null,
   agent jsonb not null,
-  prompts jsonb not null,
-  constraint index_is_of_a_prompt check (
-    case status when 'completed' then current_prompt_index = total_prompts
-      else current_prompt_index between 0 and total_prompts - 1 end
-  ),
-  constraint failed_says_why check (
-    status <> 'failed' or (error is not null and btrim(error) <> '' and error_code is not null)
-  ),
-  constraint only_failed_has_an_error check (status = 'failed' or num_nonnulls(error, error_code, error_details) = 0),
-  constraint error_details_are_at_most_64_kb check (octet_length(error_details::text) <= 65536),
-  constraint ended_has_its_time check ((status = 'running') = (completed_at is null)),
-  constraint ended_is_nobodys check (status = 'running' or lease_expires_at is null)
+  prompts jsonb not null
 ) with (fillfactor = 70);
 
 -- A step changes none of the indexed columns, so it stays on its page and touches no index.
@@ -71,7 +61,7 @@ grant select on public.flow_executions to authenticated, service_role;
 
 create table public.flow_prompt_results (
   execution_id uuid references public.flow_executions on delete cascade,
-  prompt_index int constraint index_is_not_negative check (prompt_index >= 0),
+  prompt_index int,
   owner_id uuid not null,
   attempts int not null,
   duration_ms int not null,
@@ -81,10 +71,7 @@ create table public.flow_prompt_results (
   error text,
   usage jsonb,
   primary key (execution_id, prompt_index),
-  constraint answer_or_error check ((response is null) <> (error is null)),
-  constraint error_says_something check (btrim(error) <> ''),
-  constraint response_is_at_most_256_kb check (octet_length(response) <= 262144),
-  constraint usage_is_small check (octet_length(usage::text) <= 4096)
+  constraint answer_or_error check ((response is null) <> (error is null))
 );
 comment on table public.flow_prompt_results is
   'What became of each prompt of an execution, a row each: a step writes its own result and never those before it. The prompt is in the execution.';
@@ -125,9 +112,21 @@ declare
   progress jsonb;
   event_id bigint;
   said text;
-  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
-  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
 begin
+  if new.status = 'failed' then
+    if coalesce(btrim(new.error), '') = '' or new.error_code is null then
+      perform lifecycle.refuse_row(tg_relid, 'failed_says_why', 'A failed execution has an error and an error_code.');
+    end if;
+  elsif num_nonnulls(new.error, new.error_code, new.error_details) > 0 then
+    perform lifecycle.refuse_row(tg_relid, 'only_failed_has_an_error', 'Only a failed execution has an error.');
+  end if;
+  if new.current_prompt_index not between 0 and new.total_prompts
+    or (new.current_prompt_index = new.total_prompts) <> (new.status = 'completed')
+  then
+    perform lifecycle.refuse_row(tg_relid, 'index_is_of_a_prompt',
+      'current_prompt_index is that of a prompt, and total_prompts once it is completed.');
+  end if;
+
   if tg_op = 'INSERT' then
     if new.status <> 'running' then
       perform lifecycle.refuse_transition('flow_execution', null, new.status::text);
@@ -136,21 +135,17 @@ begin
     new.created_at := stamp;
   else
     before := old.status;
-    if before <> 'running' and not repairing
-      and (new.error, new.error_code, new.error_details, new.completed_at)
-        is distinct from (old.error, old.error_code, old.error_details, old.completed_at)
-    then
-      perform lifecycle.refuse(409, 'illegal_transition', 'An ended execution keeps its error and its time for ever.',
-        jsonb_build_object('machine', 'flow_execution', 'from', before, 'to', new.status, 'allowed', '[]'::jsonb));
-    end if;
-    if new.status = before then
-      return new;
-    end if;
-    if not repairing then
-      perform from lifecycle.transitions t
-      where t.machine = 'flow_execution' and t.from_state = before::text and t.to_state = new.status::text;
-      if not found then
-        perform lifecycle.refuse_transition('flow_execution', before::text, new.status::text);
+    if new.status = before or before <> 'running' then
+      -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+      if (new.error, new.error_code, new.error_details, new.completed_at)
+          is distinct from (old.error, old.error_code, old.error_details, old.completed_at)
+        and current_setting('rollcall.repairing', true) is distinct from 'yes'
+      then
+        perform lifecycle.refuse(409, 'illegal_transition', 'An execution keeps its error and its end for ever, and has none before.',
+          jsonb_build_object('machine', 'flow_execution', 'from', before, 'to', new.status,
+            'allowed', lifecycle.allowed_from('flow_execution', before::text)));
+      elsif new.status = before then
+        return new;
       end if;
     end if;
     -- Never earlier than the stamp before, whatever the clock does.
@@ -178,8 +173,8 @@ begin
     case when new.status = 'failed' then case when new.started_at is null then 'queue' else 'prompt' end end,
     new.error_code, new.error,
     jsonb_build_object('current_prompt_index', new.current_prompt_index, 'total_prompts', new.total_prompts),
-    -- Only a stored result completes it, and the steps before the last need not pay for saying so.
-    source => case when new.status = 'completed' then 'worker' else 'system' end::public.event_source,
+    -- Only a user starts it and only a stored result completes it: the usual moves need not pay for saying so.
+    source => case when before is null then 'user' when new.status = 'completed' then 'worker' else 'system' end::public.event_source,
     progress => progress);
   said := set_config('rollcall.because', '', true);
   return new;
@@ -190,7 +185,8 @@ create trigger guard_status_of_new before insert on public.flow_executions
   for each row execute function private.guard_flow_execution();
 -- Claims and leases set none of these and do not pay for the guard. Columns, since a condition is parsed anew with
 -- every statement.
-create trigger guard_status before update of status, completed_at, error, error_code, error_details
+create trigger guard_status before update of status, completed_at, error, error_code, error_details,
+    current_prompt_index, total_prompts
   on public.flow_executions
   for each row execute function private.guard_flow_execution();
 

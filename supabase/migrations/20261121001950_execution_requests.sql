@@ -91,7 +91,9 @@ begin
     end if;
   end if;
 
-  said := lifecycle.because('user', details => case when actor is not null then jsonb_build_object('actor', actor) end);
+  if actor is not null then
+    said := lifecycle.because('user', details => jsonb_build_object('actor', actor));
+  end if;
   insert into public.flow_executions as e (flow_id, owner_id, flow_name, prompts, agent, total_prompts)
   select f.id, f.owner_id, f.name, f.prompts, f.agent, jsonb_array_length(f.prompts)
   from public.task_flows f
@@ -106,7 +108,7 @@ begin
   if idempotency_key is not null then
     perform private.keep_receipt(execution.owner_id, idempotency_key, request_hash, answer);
   end if;
-  is_woken := lifecycle.wake_lane('prompts');
+  is_woken := lifecycle.wake_lane('prompts', execution.created_at);
   return answer;
 end;
 $$;

@@ -326,10 +326,8 @@ declare
   is_hinted boolean;
 begin
   select s.push,
-    not exists (select from lifecycle.hints h where h.topic = 'operators' and h.hinted_at > moment - s.hint_interval)
-    or not exists (
-      select from lifecycle.hints h
-      where h.topic = 'owner:' || push_progress.owner_id and h.hinted_at > moment - s.hint_interval
+    not exists (
+      select from lifecycle.hints h where h.topic = 'owner:' || push_progress.owner_id and h.quiet_until > moment
     )
   into is_pushed, is_hinted
   from lifecycle.settings s;
@@ -338,7 +336,7 @@ begin
       private.progress_json(id, status, version, current_prompt_index, total_prompts, moment),
       'progress', 'flow_execution:' || id, true) is not null;
     if is_hinted then
-      perform lifecycle.hint_owner(owner_id);
+      is_hinted := lifecycle.hint_owner(owner_id);
     end if;
   end if;
   return is_pushed;

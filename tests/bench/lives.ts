@@ -216,7 +216,7 @@ async function serverTime(
 }
 
 async function pushesOf(database: BenchDatabase, flow: string): Promise<Row> {
-  await database.superuser`update lifecycle.hints set hinted_at = now() + interval '1 min'`
+  await database.superuser`update lifecycle.hints set quiet_until = now() + interval '1 min'`
   await database.superuser`truncate realtime.messages`
   await executionLife(database.sql, flow, 1)
   const sent = await database.superuser`
@@ -234,7 +234,7 @@ async function walOf(database: BenchDatabase, flow: string, owner_id: string): P
   const { superuser, sql } = database
   const lives = 200
   const bytes = async (life: () => Promise<unknown>) => {
-    await superuser`update lifecycle.hints set hinted_at = now() - interval '1 min'`
+    await superuser`update lifecycle.hints set quiet_until = now() - interval '1 min'`
     await superuser`checkpoint`
     for (let i = 0; i < 50; i++) await life()
     const at = async () =>
