@@ -10,30 +10,48 @@ security definer -- API roles may not write runs
 set search_path = ''
 as $$
 declare
-  held record := private.hold_session(session_id, lease_token);
-  workflow public.workflows := held.workflow;
-  session public.script_runs := held.session;
   moment timestamptz := lifecycle.now();
+  is_held boolean;
+  of_workflow uuid;
+  of_script uuid;
+  owner uuid;
+  session_status public.script_run_status;
+  session_trigger public.session_trigger;
+  has_retry boolean;
+  is_blocked boolean;
   found_run uuid;
   is_uncertain boolean;
   next_type public.handler_type;
   next_name text;
   state jsonb;
   run public.handler_runs;
-  who text;
 begin
+  -- private.hold_session(), without whole rows.
+  select s.lease_token = create_handler_run.lease_token and s.lease_owner is not null,
+    w.id, s.script_id, w.owner_id, s.status, s.trigger, w.pending_retry_run_id is not null,
+    w.status = 'archived'
+      -- A test runs also where the workflow does not, but not on when it was paused meanwhile.
+      or (w.status <> 'active' and (s.trigger <> 'manual' or w.status_updated_at > s.started_at))
+      or w.error is not null or w.maintenance
+  into is_held, of_workflow, of_script, owner, session_status, session_trigger, has_retry, is_blocked
+  from public.script_runs s join public.workflows w on w.id = s.workflow_id
+  where s.id = create_handler_run.session_id
+  for no key update of w, s;
+  if is_held is not true then
+    perform private.hold_session(session_id, lease_token);
+  end if;
   if (create_handler_run.handler_type is null) <> (create_handler_run.handler_name is null) then
     perform lifecycle.refuse_input('handler_name', 'and handler_type are given together, or neither.');
-  elsif session.status <> 'running' then
+  elsif session_status <> 'running' then
     perform lifecycle.refuse(409, 'session_ended', 'The session has ended: claim one again.');
   end if;
   -- All that is asked of other tables, behind the locks: a run that is under way, a side effect that nobody knows the end
   -- of, and what comes next: due producers, then consumers with work, each the longest due first.
   select
-    (select r.id from public.handler_runs r where r.workflow_id = session.workflow_id and r.script_run_id = session.id and r.status = 'active'),
+    (select r.id from public.handler_runs r where r.workflow_id = of_workflow and r.script_run_id = create_handler_run.session_id and r.status = 'active'),
     exists (
       select from public.workflow_mutations m
-      where m.workflow_id = session.workflow_id and m.status in ('in_flight', 'needs_reconcile', 'indeterminate')
+      where m.workflow_id = of_workflow and m.status in ('in_flight', 'needs_reconcile', 'indeterminate')
     ),
     h.handler_type, h.handler_name, h.state
   into found_run, is_uncertain, next_type, next_name, state
@@ -43,14 +61,14 @@ begin
     from public.handler_states h
     left join public.producer_schedules p
       on h.handler_type = 'producer' and p.workflow_id = h.workflow_id and p.producer = h.handler_name
-    where h.workflow_id = session.workflow_id and s.config -> (h.handler_type || 's') ? h.handler_name
+    where h.workflow_id = of_workflow and s.config -> (h.handler_type || 's') ? h.handler_name
       and case
         when create_handler_run.handler_name is not null then
           (h.handler_type, h.handler_name) = (create_handler_run.handler_type, create_handler_run.handler_name)
         -- A producer runs at most once a session; a test runs all of them.
-        when h.handler_type = 'producer' then (session.trigger = 'manual' or p.next_run_at <= moment) and not exists (
+        when h.handler_type = 'producer' then (session_trigger = 'manual' or p.next_run_at <= moment) and not exists (
           select from public.handler_runs r
-          where r.script_run_id = session.id and r.handler_type = 'producer' and r.handler_name = h.handler_name
+          where r.script_run_id = create_handler_run.session_id and r.handler_type = 'producer' and r.handler_name = h.handler_name
         )
         else h.dirty or h.wake_at <= moment
       end
@@ -59,7 +77,7 @@ begin
       h.handler_name
     limit 1
   ) h on true
-  where s.id = session.script_id;
+  where s.id = of_script;
 
   if found_run is not null then
     select * into run from public.handler_runs r where r.id = found_run;
@@ -69,13 +87,9 @@ begin
       return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'run', private.run_json(run));
     end if;
     perform lifecycle.refuse(409, 'run_active', 'A run of the session is under way: commit it or end it first.');
-  elsif workflow.pending_retry_run_id is not null then
+  elsif has_retry then
     perform lifecycle.refuse(409, 'retry_pending', 'A run has to be gone on with first: finish the session and claim the retry.');
-  elsif workflow.status = 'archived'
-    -- A test runs also where the workflow does not, but not on when it was paused meanwhile.
-    or (workflow.status <> 'active' and (session.trigger <> 'manual' or workflow.status_updated_at > session.started_at))
-    or workflow.error is not null or workflow.maintenance or is_uncertain
-  then
+  elsif is_blocked or is_uncertain then
     perform lifecycle.refuse(409, 'not_runnable', 'The workflow was paused or blocked meanwhile: finish the session.');
   elsif next_name is null then
     if create_handler_run.handler_name is not null then
@@ -83,9 +97,8 @@ begin
     end if;
     return '{"ok": true, "changed": false, "result": "nothing_due", "run": null}';
   end if;
-  who := set_config('rollcall.because', '{"source": "worker"}', true);
   insert into public.handler_runs as r (script_run_id, workflow_id, owner_id, handler_type, handler_name, state_before, started_at)
-  values (session.id, session.workflow_id, session.owner_id, next_type, next_name, state, moment)
+  values (create_handler_run.session_id, of_workflow, owner, next_type, next_name, state, moment)
   returning * into run;
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'created', 'run', private.run_json(run));
 end;
@@ -106,7 +119,7 @@ begin
   if max_rows is null or max_rows not between 1 and 1000 then
     perform lifecycle.refuse_input('max_rows', 'must be a whole number from 1 to 1000.');
   end if;
-  perform private.check_topic(held.session, run, 'subscribe', topic);
+  perform private.check_topic((held.session).script_id, run, 'subscribe', topic);
   return jsonb_build_object('events', (
     select coalesce(jsonb_agg(jsonb_build_object(
       'message_id', e.message_id, 'payload', e.payload, 'attempt_number', e.attempt_number, 'created_at', e.created_at
@@ -122,7 +135,7 @@ $$;
 comment on function public.peek_events is
   'The pending events of a topic that the run''s consumer subscribes to, oldest first: { events }. PT409 unknown_topic, stale_lease.';
 
-create function private.check_topic(session public.script_runs, run public.handler_runs, list text, topic text)
+create function private.check_topic(script_id uuid, run public.handler_runs, list text, topic text)
 returns void
 language plpgsql
 stable
@@ -131,7 +144,7 @@ as $$
 begin
   if not coalesce((
     select s.config -> (run.handler_type || 's') -> run.handler_name -> list ? topic
-    from public.workflow_scripts s where s.id = session.script_id
+    from public.workflow_scripts s where s.id = check_topic.script_id
   ), false) then
     perform lifecycle.refuse(409, 'unknown_topic',
       format('%s names %s in its %s: it is not among them.', run.handler_name, coalesce(topic, 'nothing'), list),
@@ -240,6 +253,7 @@ declare
   run_status public.handler_run_status;
   outcome public.mutation_outcome;
   events jsonb;
+  answer jsonb;
   wakes_at timestamptz;
 begin
   -- private.hold_run(), without whole rows.
@@ -278,28 +292,27 @@ begin
     where h.workflow_id = run.workflow_id and h.handler_type = 'consumer' and h.handler_name = run.handler_name
       and h.wake_at is distinct from wakes_at;
     return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'run', jsonb_build_object(
-      'run_id', run.id, 'phase', 'prepared', 'status', 'active', 'prepare_result', run.prepare_result, 'events', events));
+      'phase', 'prepared', 'prepare_result', run.prepare_result, 'events', events));
   end if;
-  update public.handler_runs r set phase = advance_handler_run.phase
-  where r.id = advance_handler_run.run_id returning * into run;
+  update public.handler_runs r set phase = advance_handler_run.phase where r.id = advance_handler_run.run_id;
+  answer := '{"ok": true, "changed": true, "result": "processed"}';
   if advance_handler_run.phase = 'mutating' then
-    if not exists (select from public.workflow_events e where e.reserved_by_run_id = run.id and e.status = 'reserved') then
+    perform from public.workflow_events e where e.reserved_by_run_id = advance_handler_run.run_id and e.status = 'reserved' limit 1;
+    if not found then
       perform lifecycle.refuse(409, 'nothing_reserved', 'A run without events has nothing to do outside: advance it to emitting.');
     end if;
   elsif advance_handler_run.phase = 'mutated' then
-    if exists (select from public.workflow_mutations m where m.run_id = run.id) then
+    if exists (select from public.workflow_mutations m where m.run_id = advance_handler_run.run_id) then
       perform lifecycle.refuse(409, 'mutation_exists', 'What became of the side effect moves the run: apply_mutation() or fail_mutation().');
     end if;
   elsif advance_handler_run.phase = 'emitting' then
-    if run.mutation_outcome is null then
-      perform private.refuse_unknown_outcome(run.id, null);
+    if outcome is null then
+      perform private.refuse_unknown_outcome(run_id, null);
     end if;
-    return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'run', jsonb_build_object(
-      'run_id', run.id, 'phase', 'emitting', 'status', 'active', 'mutation_outcome', run.mutation_outcome,
-      'result', private.known_outcome(run.id, run.mutation_outcome)));
+    return answer || jsonb_build_object('run', jsonb_build_object(
+      'phase', 'emitting', 'mutation_outcome', outcome, 'result', private.known_outcome(run_id, outcome)));
   end if;
-  return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'run', jsonb_build_object(
-    'run_id', run.id, 'phase', run.phase, 'status', 'active'));
+  return answer || jsonb_build_object('run', jsonb_build_object('phase', advance_handler_run.phase));
 end;
 $$;
 comment on function public.advance_handler_run is
@@ -323,7 +336,7 @@ end;
 $$;
 comment on function private.refuse_unknown_outcome is 'Raises PT409 where a run whose outcome is no success may not go on behind its side effect: unresolved_mutation, mutation_failed.';
 
-create function private.publish(session public.script_runs, run public.handler_runs, publications jsonb)
+create function private.publish(script_id uuid, run public.handler_runs, publications jsonb)
 returns void
 language plpgsql
 set search_path = ''
@@ -342,7 +355,7 @@ begin
     then
       perform lifecycle.refuse_input('publications', 'have a message_id of 1 to 255 characters and a payload of at most 64 KB.');
     end if;
-    perform private.check_topic(session, run, 'publishes', publication ->> 'topic');
+    perform private.check_topic(script_id, run, 'publishes', publication ->> 'topic');
   end loop;
 
   -- The same message may stand in it twice: the last one counts. In one order, for the sake of the locks.
@@ -368,7 +381,7 @@ begin
 
   update public.handler_states h set dirty = true, updated_at = moment
   from public.workflow_scripts s
-  where s.id = session.script_id and h.workflow_id = run.workflow_id and h.handler_type = 'consumer'
+  where s.id = publish.script_id and h.workflow_id = run.workflow_id and h.handler_type = 'consumer'
     and s.config -> 'consumers' -> h.handler_name -> 'subscribe' ?| published and not h.dirty;
 end;
 $$;
@@ -376,7 +389,7 @@ comment on function private.publish is
   'Writes what a run publishes: a new message is an event, a repeated one changes only while it is pending; the consumers of its topic have work.';
 
 create function private.commit_run(
-  session public.script_runs, run public.handler_runs, state jsonb, publications jsonb, messages jsonb, cost bigint, logs jsonb
+  session_id uuid, run public.handler_runs, state jsonb, publications jsonb, messages jsonb, cost bigint, logs jsonb
 )
 returns jsonb
 language plpgsql
@@ -384,7 +397,6 @@ set search_path = ''
 as $$
 declare
   message text;
-  who text;
 begin
   if octet_length(state::text) > 1048576 then
     perform lifecycle.refuse_input('state', 'has at most 1 MB.');
@@ -392,7 +404,7 @@ begin
     perform lifecycle.refuse_input('messages', 'must be a list of at most 100 texts.');
   end if;
   if publications is distinct from '[]' then
-    perform private.publish(session, run, publications);
+    perform private.publish((select s.script_id from public.script_runs s where s.id = session_id), run, publications);
   end if;
   if messages <> '[]' then
     for message in select * from jsonb_array_elements_text(messages) loop
@@ -400,7 +412,6 @@ begin
       perform private.notify_workflow(run.workflow_id, 'script_message', jsonb_build_object('message', message, 'run_id', run.id));
     end loop;
   end if;
-  who := set_config('rollcall.because', '{"source": "worker"}', true);
   with saved as (
     update public.handler_states h set state = commit_run.state, updated_at = case when h.dirty then h.updated_at else lifecycle.now() end
     where commit_run.state is not null
@@ -408,7 +419,7 @@ begin
   ), counted as (
     update public.script_runs s
     set handler_run_count = s.handler_run_count + 1, cost_microusd = s.cost_microusd + coalesce(cost, 0)
-    where s.id = session.id
+    where s.id = commit_run.session_id
   )
   update public.handler_runs r
   set phase = 'committed', status = 'committed', state_after = coalesce(commit_run.state, r.state_before),
@@ -466,7 +477,7 @@ begin
   if found and next_run_at is null then
     perform lifecycle.refuse_input('next_run_at', 'is needed: the producer has a schedule.');
   end if;
-  return private.commit_run(held.session, run, state, publications, messages, cost, logs);
+  return private.commit_run(run.script_run_id, run, state, publications, messages, cost, logs);
 end;
 $$;
 comment on function public.commit_producer is
@@ -482,10 +493,23 @@ security definer -- API roles may not write runs
 set search_path = ''
 as $$
 declare
-  held record := private.hold_run(run_id, lease_token);
-  run public.handler_runs := held.run;
+  is_held boolean;
+  run public.handler_runs;
   answer jsonb;
 begin
+  -- private.hold_run(), without whole rows.
+  select s.lease_token = commit_consumer.lease_token and s.lease_owner is not null,
+    r.id, r.script_run_id, r.workflow_id, r.handler_type, r.handler_name, r.status, r.phase, r.mutation_outcome, r.started_at
+  into is_held, run.id, run.script_run_id, run.workflow_id, run.handler_type, run.handler_name, run.status, run.phase,
+    run.mutation_outcome, run.started_at
+  from public.handler_runs r
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where r.id = commit_consumer.run_id
+  for no key update of w, s, r;
+  if is_held is not true then
+    perform private.hold_run(run_id, lease_token);
+  end if;
   if run.handler_type <> 'consumer' then
     perform lifecycle.refuse(409, 'wrong_handler_type', 'The run is one of a producer: use commit_producer().');
   end if;
@@ -506,18 +530,18 @@ begin
     where h.workflow_id = run.workflow_id and h.handler_type = 'consumer' and h.handler_name = run.handler_name
       and h.dirty and h.updated_at <= run.started_at;
   end if;
-  return private.commit_run(held.session, run, state, publications, messages, cost, logs);
+  return private.commit_run(run.script_run_id, run, state, publications, messages, cost, logs);
 end;
 $$;
 comment on function public.commit_consumer is
   'Commits a consumer''s run: its events are consumed, its state (null: unchanged) saved, its publications become events. cost in millionths of a US dollar. PT409 stale_lease, run_not_active, illegal_transition, mutation_failed, unresolved_mutation, unknown_topic.';
 
 revoke execute on function
-  private.check_topic(public.script_runs, public.handler_runs, text, text),
+  private.check_topic(uuid, public.handler_runs, text, text),
   private.reserve_events(uuid, public.handler_runs, jsonb), private.named_events(uuid, jsonb),
   private.refuse_unknown_outcome(uuid, public.mutation_outcome),
-  private.publish(public.script_runs, public.handler_runs, jsonb),
-  private.commit_run(public.script_runs, public.handler_runs, jsonb, jsonb, jsonb, bigint, jsonb),
+  private.publish(uuid, public.handler_runs, jsonb),
+  private.commit_run(uuid, public.handler_runs, jsonb, jsonb, jsonb, bigint, jsonb),
   private.check_commit(public.handler_runs, public.handler_phase)
 from public, anon, authenticated, service_role;
 revoke execute on function

@@ -17,7 +17,6 @@ declare
   run_phase public.handler_phase;
   known uuid;
   expires timestamptz;
-  who text;
 begin
   -- private.hold_run(), without whole rows.
   select s.lease_token = begin_mutation.lease_token and s.lease_owner is not null, s.id, r.workflow_id, r.owner_id, r.status, r.phase
@@ -49,7 +48,6 @@ begin
   -- The call needs most of a lease: it gets a whole one.
   update public.script_runs s set lease_expires_at = expires
   where s.id = of_session and s.lease_owner is not null;
-  who := set_config('rollcall.because', '{"source": "worker"}', true);
   known := coalesce(begin_mutation.mutation_id, gen_random_uuid());
   insert into public.workflow_mutations (id, run_id, workflow_id, owner_id, tool, params, reconcile, created_at)
   values (known, begin_mutation.run_id, of_workflow, owner, left(tool, 255), params, reconcile, expires);
@@ -160,7 +158,6 @@ declare
   is_held boolean;
   before public.mutation_status;
   known jsonb;
-  who text;
 begin
   -- private.hold_mutation(), without whole rows.
   select s.lease_token = apply_mutation.lease_token and s.lease_owner is not null, m.status, m.result
@@ -180,7 +177,6 @@ begin
     end if;
     perform private.refuse_settled(before);
   end if;
-  who := set_config('rollcall.because', '{"source": "worker"}', true);
   perform private.settle_mutation(mutation_id, 'applied', 'success', apply_mutation.result, null);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'mutation_id', mutation_id, 'status', 'applied');
 end;

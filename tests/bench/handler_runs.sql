@@ -52,6 +52,7 @@ create table raw.handler_state (
   session_id uuid not null,
   handler text not null,
   state jsonb not null default '{}',
+  dirty boolean not null default true,
   wake_at timestamptz,
   updated_at timestamptz not null default now(),
   primary key (session_id, handler)
@@ -79,15 +80,15 @@ begin
 end;
 $$;
 
-create function raw.begin_run(session_id uuid, lease_token uuid, handler text) returns uuid language plpgsql as $$
+create function raw.begin_run(session_id uuid, lease_token uuid) returns uuid language plpgsql as $$
 declare
   run_id uuid;
 begin
   perform raw.hold(session_id, lease_token);
   insert into raw.handler_run as r (session_id, handler, state_before)
-  values (begin_run.session_id, begin_run.handler, (
-    select s.state from raw.handler_state s where s.session_id = begin_run.session_id and s.handler = begin_run.handler
-  ))
+  select s.session_id, s.handler, s.state from raw.handler_state s
+  where s.session_id = begin_run.session_id and (s.dirty or s.wake_at <= now())
+  order by least(s.updated_at, s.wake_at), s.handler limit 1
   returning r.id into run_id;
   insert into raw.run_history (subject_id, to_status, version) values (run_id, 'active', 1);
   return run_id;

@@ -63,7 +63,7 @@ export async function runByHand(session: BenchSession): Promise<void> {
   const { sql, session_id, lease_token } = session
   const held = sql`${session_id}, ${lease_token}`
   const ids = [`e${session.next++}`]
-  const [run] = await sql`select raw.begin_run(${held}, 'C') as id`
+  const [run] = await sql`select raw.begin_run(${held}) as id`
   const id = run?.id
   await sql`select raw.set_phase(${held}, ${id}, 'preparing')`
   await sql`select raw.set_prepared(${held}, ${id}, ${ids}, ${{ data: { item: 1 } } as never}, null)`

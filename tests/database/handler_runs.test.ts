@@ -346,7 +346,7 @@ describe('a consumer', () => {
       if (phase !== 'pending') {
         const payload =
           phase === 'prepared' ? { result: {}, reservations: [{ topic: 't', ids: ['e1'] }] } : {}
-        run = (await w.advance(session, run, phase, payload)).run
+        run = { ...run, ...(await w.advance(session, run, phase, payload)).run }
       }
       for (const to of phases) {
         if (to === phase || legal[phase]?.includes(to)) continue
