@@ -113,7 +113,8 @@ export async function guardedRun(session: BenchSession): Promise<void> {
     reservations: [{ topic: 't', ids: [`e${session.next++}`] }],
     wake_at: null,
   }
-  const [created] = await sql`select public.create_handler_run(${session_id}, ${lease_token}) -> 'run' ->> 'run_id' as id`
+  const [created] =
+    await sql`select public.create_handler_run(${session_id}, ${lease_token}) -> 'run' ->> 'run_id' as id`
   const id = created?.id
   const advance = (phase: string) =>
     sql`select public.advance_handler_run(${id}, ${phase}, lease_token => ${lease_token})`
