@@ -292,7 +292,7 @@ begin
     where h.workflow_id = run.workflow_id and h.handler_type = 'consumer' and h.handler_name = run.handler_name
       and h.wake_at is distinct from wakes_at;
     return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'run', jsonb_build_object(
-      'phase', 'prepared', 'prepare_result', run.prepare_result, 'events', events));
+      'run_id', run_id, 'status', 'active', 'phase', 'prepared', 'prepare_result', run.prepare_result, 'events', events));
   end if;
   update public.handler_runs r set phase = advance_handler_run.phase where r.id = advance_handler_run.run_id;
   answer := '{"ok": true, "changed": true, "result": "processed"}';
@@ -310,9 +310,9 @@ begin
       perform private.refuse_unknown_outcome(run_id, null);
     end if;
     return answer || jsonb_build_object('run', jsonb_build_object(
-      'phase', 'emitting', 'mutation_outcome', outcome, 'result', private.known_outcome(run_id, outcome)));
+      'run_id', run_id, 'status', 'active', 'phase', 'emitting', 'mutation_outcome', outcome, 'result', private.known_outcome(run_id, outcome)));
   end if;
-  return answer || jsonb_build_object('run', jsonb_build_object('phase', advance_handler_run.phase));
+  return answer || jsonb_build_object('run', jsonb_build_object('run_id', run_id, 'status', 'active', 'phase', advance_handler_run.phase));
 end;
 $$;
 comment on function public.advance_handler_run is
@@ -497,11 +497,11 @@ declare
   run public.handler_runs;
   answer jsonb;
 begin
-  -- private.hold_run(), without whole rows.
+  -- private.hold_run(), of the run only what a commit reads.
   select s.lease_token = commit_consumer.lease_token and s.lease_owner is not null,
-    r.id, r.script_run_id, r.workflow_id, r.handler_type, r.handler_name, r.status, r.phase, r.mutation_outcome, r.started_at
-  into is_held, run.id, run.script_run_id, run.workflow_id, run.handler_type, run.handler_name, run.status, run.phase,
-    run.mutation_outcome, run.started_at
+    r.id, r.script_run_id, r.workflow_id, r.owner_id, r.handler_type, r.handler_name, r.status, r.phase, r.mutation_outcome, r.started_at
+  into is_held, run.id, run.script_run_id, run.workflow_id, run.owner_id, run.handler_type, run.handler_name, run.status,
+    run.phase, run.mutation_outcome, run.started_at
   from public.handler_runs r
   join public.script_runs s on s.id = r.script_run_id
   join public.workflows w on w.id = s.workflow_id
