@@ -251,7 +251,7 @@ export type Database = {
           {
             foreignKeyName: 'handler_runs_retry_of_fkey'
             columns: ['retry_of']
-            isOneToOne: true
+            isOneToOne: false
             referencedRelation: 'handler_runs'
             referencedColumns: ['id']
           },
@@ -260,20 +260,6 @@ export type Database = {
             columns: ['script_run_id']
             isOneToOne: false
             referencedRelation: 'script_runs'
-            referencedColumns: ['id']
-          },
-          {
-            foreignKeyName: 'handler_runs_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflow_states'
-            referencedColumns: ['workflow_id']
-          },
-          {
-            foreignKeyName: 'handler_runs_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflows'
             referencedColumns: ['id']
           },
         ]
@@ -858,20 +844,6 @@ export type Database = {
             referencedRelation: 'workflow_topics'
             referencedColumns: ['id']
           },
-          {
-            foreignKeyName: 'workflow_events_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflow_states'
-            referencedColumns: ['workflow_id']
-          },
-          {
-            foreignKeyName: 'workflow_events_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflows'
-            referencedColumns: ['id']
-          },
         ]
       }
       workflow_messages: {
@@ -991,20 +963,6 @@ export type Database = {
             columns: ['run_id']
             isOneToOne: true
             referencedRelation: 'handler_runs'
-            referencedColumns: ['id']
-          },
-          {
-            foreignKeyName: 'workflow_mutations_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflow_states'
-            referencedColumns: ['workflow_id']
-          },
-          {
-            foreignKeyName: 'workflow_mutations_workflow_id_fkey'
-            columns: ['workflow_id']
-            isOneToOne: false
-            referencedRelation: 'workflows'
             referencedColumns: ['id']
           },
         ]

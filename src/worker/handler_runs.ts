@@ -157,15 +157,16 @@ async function emit(work: SessionWork, run: Run, has_next: boolean): Promise<nul
   return null
 }
 
-/** One legal hop. */
+/** One legal hop. Returns the run as it was, with what the hop has changed. */
 async function advance(
   { lease }: SessionWork,
-  { run_id }: Run,
+  before: Run,
   phase: Run['phase'],
   payload: object = {},
 ): Promise<Run> {
-  const { run } = await lease.call<{ run: unknown }>('advance_handler_run', { run_id, phase, payload })
-  return Run.parse(run)
+  const { run_id } = before
+  const { run } = await lease.call<{ run: object }>('advance_handler_run', { run_id, phase, payload })
+  return Run.parse({ ...before, ...run })
 }
 
 async function script(

@@ -84,16 +84,20 @@ end;
 $$;
 comment on function lifecycle.refuse_input is 'Raises PT422 invalid_request with detail.issues[] = { path, message }.';
 
-create function lifecycle.refuse_row(relation regclass, constraint_name text, complaint text)
+create function lifecycle.refuse_row(relation regclass, constraint_name text, complaint text default null)
 returns void
 language plpgsql
 stable
 set search_path = ''
 as $$
+declare
+  schema_name text;
+  table_name text;
 begin
-  raise exception using errcode = 'check_violation', message = complaint, constraint = constraint_name,
-    schema = (select c.relnamespace::regnamespace::text from pg_catalog.pg_class c where c.oid = relation),
-    table = (select c.relname from pg_catalog.pg_class c where c.oid = relation);
+  select c.relnamespace::regnamespace::text, c.relname into schema_name, table_name
+  from pg_catalog.pg_class c where c.oid = relation;
+  raise exception using errcode = 'check_violation', schema = schema_name, table = table_name, constraint = constraint_name,
+    message = coalesce(complaint, format('new row for relation "%s" violates check constraint "%s"', table_name, constraint_name));
 end;
 $$;
 comment on function lifecycle.refuse_row is 'Raises check_violation for a guard: what a check constraint of this name would, without its cost for every other statement.';

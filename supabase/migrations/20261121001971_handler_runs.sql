@@ -17,6 +17,8 @@ create type public.mutation_status as enum ('in_flight', 'needs_reconcile', 'ind
 create type public.mutation_resolver as enum ('reconcile', 'user', 'user_skip');
 create type public.workflow_event_status as enum ('pending', 'reserved', 'consumed', 'skipped');
 
+-- What must hold of the rows that each step writes is checked by their guards, under the names that constraints would have:
+-- Postgres parses every CHECK of a table anew with each statement that writes it.
 create table public.script_runs (
   id uuid primary key default gen_random_uuid(),
   workflow_id uuid not null references public.workflows on delete cascade,
@@ -37,9 +39,6 @@ create table public.script_runs (
   lease_owner text,
   lease_token uuid,
   lease_expires_at timestamptz,
-  constraint ended_has_its_time check ((status = 'running') = (ended_at is null)),
-  constraint ended_has_its_result check ((status = 'running') = (result is null)),
-  constraint success_is_completed check ((status = 'success') = (result is not distinct from 'completed')),
   constraint ended_is_nobodys check (status = 'running' or lease_expires_at is null)
 ) with (fillfactor = 80);
 -- Sweep and claims read it too: leases are in no index, since they are renewed all the time.
@@ -55,7 +54,7 @@ comment on column public.script_runs.retry_of is 'The session whose run this one
 create table public.handler_runs (
   id uuid primary key default gen_random_uuid(),
   script_run_id uuid not null references public.script_runs on delete cascade,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   handler_type public.handler_type not null,
   handler_name text not null,
@@ -63,8 +62,8 @@ create table public.handler_runs (
   status public.handler_run_status not null default 'active',
   version int not null default 0,
   mutation_outcome public.mutation_outcome,
-  retry_of uuid constraint one_retry_per_run unique references public.handler_runs on delete cascade,
-  prepare_result jsonb constraint prepare_result_is_at_most_1_mb check (octet_length(prepare_result::text) <= 1048576),
+  retry_of uuid references public.handler_runs on delete cascade,
+  prepare_result jsonb,
   publications jsonb,
   state_before jsonb,
   state_after jsonb,
@@ -74,22 +73,14 @@ create table public.handler_runs (
   cost_microusd bigint not null default 0,
   logs jsonb,
   started_at timestamptz not null,
-  ended_at timestamptz,
-  constraint committed_is_committed check ((status = 'committed') = (phase = 'committed')),
-  constraint ended_has_its_time check ((status = 'active') = (ended_at is null)),
-  constraint phase_is_of_its_type check (
-    case handler_type when 'producer' then phase in ('pending', 'executing', 'committed') else phase <> 'executing' end
-  ),
-  constraint producers_have_no_mutation check (handler_type = 'consumer' or mutation_outcome is null),
-  constraint outcome_is_behind_mutating check (
-    case when mutation_outcome = 'failure' then phase = 'mutated'
-      else mutation_outcome is null or phase in ('mutated', 'emitting', 'committed') end
-  )
+  ended_at timestamptz
 ) with (fillfactor = 70);
 create unique index one_active_run_per_workflow on public.handler_runs (workflow_id) where status = 'active';
+create unique index one_retry_per_run on public.handler_runs (retry_of) where retry_of is not null;
 create index handler_runs_by_session on public.handler_runs (script_run_id, started_at, id);
 create index handler_runs_by_workflow on public.handler_runs (workflow_id, started_at desc, id desc);
 create index handler_runs_by_owner on public.handler_runs (owner_id, started_at desc, id desc);
+comment on column public.handler_runs.workflow_id is 'That of its session, which goes with its workflow: no foreign key of its own.';
 comment on table public.handler_runs is 'One run of a producer or consumer.';
 comment on column public.handler_runs.retry_of is 'The run whose side effect is done and whose next() this one does again.';
 comment on column public.handler_runs.publications is 'What it publishes; visible to others when it commits.';
@@ -107,53 +98,48 @@ comment on table public.workflow_topics is 'The topics that a workflow''s script
 create table public.workflow_events (
   id uuid primary key default gen_random_uuid(),
   position bigint generated always as identity,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   topic_id uuid not null references public.workflow_topics on delete cascade,
-  message_id text not null constraint message_id_is_short check (length(message_id) between 1 and 255),
-  payload jsonb not null constraint payload_is_at_most_64_kb check (octet_length(payload::text) <= 65536),
+  message_id text not null,
+  payload jsonb not null,
   status public.workflow_event_status not null default 'pending',
   reserved_by_run_id uuid references public.handler_runs on delete cascade,
   created_by_run_id uuid references public.handler_runs on delete set null,
   attempt_number int not null default 1,
   created_at timestamptz not null,
   updated_at timestamptz not null,
-  constraint one_event_per_message unique (topic_id, message_id),
-  constraint reserved_names_its_run check ((status = 'pending') = (reserved_by_run_id is null))
+  constraint one_event_per_message unique (topic_id, message_id)
 );
 create index workflow_events_pending on public.workflow_events (topic_id, position) where status = 'pending';
 create index workflow_events_by_run on public.workflow_events (reserved_by_run_id) where reserved_by_run_id is not null;
 create index workflow_events_by_maker on public.workflow_events (created_by_run_id) where created_by_run_id is not null;
-create index workflow_events_by_workflow on public.workflow_events (workflow_id);
 comment on table public.workflow_events is 'What producers published and consumers work on; a message is published once, whoever repeats it.';
+comment on column public.workflow_events.workflow_id is 'That of its topic: no foreign key of its own.';
 comment on column public.workflow_events.reserved_by_run_id is 'The run that has it, or had it when it was consumed or skipped.';
 
 create table public.workflow_mutations (
   id uuid primary key default gen_random_uuid(),
   run_id uuid not null constraint one_mutation_per_run unique references public.handler_runs on delete cascade,
-  workflow_id uuid not null references public.workflows on delete cascade,
+  workflow_id uuid not null,
   owner_id uuid not null,
   tool text not null,
   params jsonb not null,
   reconcile jsonb,
   status public.mutation_status not null default 'in_flight',
   version int not null default 0,
-  result jsonb constraint result_is_at_most_1_mb check (octet_length(result::text) <= 1048576),
+  result jsonb,
   error text,
   reconcile_attempts int not null default 0,
   next_reconcile_at timestamptz,
   resolved_by public.mutation_resolver,
   resolved_at timestamptz,
-  created_at timestamptz not null,
-  constraint resolved_has_its_time check ((status in ('applied', 'failed')) = (resolved_at is not null)),
-  constraint only_resolved_has_a_resolver check (resolved_by is null or resolved_at is not null),
-  constraint asked_can_be_asked check (status <> 'needs_reconcile' or reconcile is not null),
-  constraint only_asked_has_a_time check (next_reconcile_at is null or status = 'needs_reconcile')
-);
+  created_at timestamptz not null
+) with (fillfactor = 80);
 create index workflow_mutations_unresolved on public.workflow_mutations (workflow_id)
   where status in ('in_flight', 'needs_reconcile', 'indeterminate');
 create index workflow_mutations_to_ask on public.workflow_mutations (next_reconcile_at) where next_reconcile_at is not null;
-create index workflow_mutations_by_workflow on public.workflow_mutations (workflow_id);
+comment on column public.workflow_mutations.workflow_id is 'That of its run: no foreign key of its own.';
 comment on table public.workflow_mutations is 'The ledger of side effects, at most one a run: written before the call leaves. Its id is the idempotency key.';
 comment on column public.workflow_mutations.resolved_by is 'Null where the worker that made the call knew.';
 comment on column public.workflow_mutations.reconcile is 'How to ask whether it happened: { url, headers }; null where nobody can be asked.';

@@ -67,27 +67,15 @@ stable
 set search_path = ''
 as $$
 begin
+  -- Set by lifecycle.repair() alone, which only the owner of the schema may call.
+  if current_setting('rollcall.repairing', true) = 'yes' then
+    return;
+  end if;
   perform lifecycle.refuse(409, 'illegal_transition', format('A %s that has ended keeps its end for ever.', replace(machine, '_', ' ')),
     jsonb_build_object('machine', machine, 'from', status, 'to', status, 'allowed', '[]'::jsonb));
 end;
 $$;
-comment on function private.refuse_change_of_ended is 'Raises PT409 illegal_transition for a change of what an end is made of.';
-
-create function private.record_of_workflow(
-  machine text, subject_id uuid, workflow_id uuid, owner_id uuid, version int, from_status text, to_status text, at timestamptz,
-  error_stage text, error_code text, error text, shown jsonb default '{}'
-)
-returns void
-language plpgsql
-set search_path = ''
-as $$
-begin
-  perform lifecycle.record(machine, subject_id, owner_id, version, version, from_status, to_status, at,
-    'workflow:' || workflow_id, error_stage, error_code, left(error, 2000),
-    jsonb_build_object('workflow_id', workflow_id) || shown);
-end;
-$$;
-comment on function private.record_of_workflow is 'Records a transition of a part of a workflow and tells it on the workflow''s topic.';
+comment on function private.refuse_change_of_ended is 'Raises PT409 illegal_transition for a change of what an end is made of, unless it is a repair.';
 
 create function private.guard_workflow()
 returns trigger
@@ -113,11 +101,6 @@ begin
   new.updated_at := stamp;
 
   if before is distinct from new.status then
-    if before is not null and not coalesce(current_setting('rollcall.repairing', true) = 'yes', false)
-      and not lifecycle.transition_allowed('workflow', before::text, new.status::text)
-    then
-      perform lifecycle.refuse_transition('workflow', before::text, new.status::text);
-    end if;
     new.status_seq := new.status_seq + 1;
     new.status_updated_at := stamp;
     perform lifecycle.record('workflow', new.id, new.owner_id, new.status_seq, new.version, before::text, new.status::text,
@@ -154,7 +137,8 @@ as $$
 declare
   stamp timestamptz := lifecycle.now();
   before public.script_run_status;
-  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
+  violated text;
+  event_id bigint;
 begin
   if tg_op = 'INSERT' then
     if new.status <> 'running' then
@@ -164,50 +148,54 @@ begin
     new.started_at := stamp;
   else
     before := old.status;
-    if before <> 'running' and not repairing and (new.result, new.error, new.error_type, new.error_code, new.ended_at)
+    if before <> 'running' and (new.result, new.error, new.error_type, new.error_code, new.ended_at)
       is distinct from (old.result, old.error, old.error_type, old.error_code, old.ended_at)
     then
       perform private.refuse_change_of_ended('script_run', before::text);
     end if;
-    if before = new.status then
-      return new;
-    end if;
-    if not repairing and not lifecycle.transition_allowed('script_run', before::text, new.status::text) then
-      perform lifecycle.refuse_transition('script_run', before::text, new.status::text);
-    end if;
-    stamp := greatest(stamp, old.started_at);
-    if new.status <> 'running' then
-      new.ended_at := stamp;
-      new.lease_expires_at := null;
+    if before <> new.status then
+      stamp := greatest(stamp, old.started_at);
+      if new.status <> 'running' then
+        new.ended_at := stamp;
+        new.lease_expires_at := null;
+      end if;
     end if;
   end if;
+  violated := case
+    when (new.status = 'running') <> (new.ended_at is null) then 'ended_has_its_time'
+    when (new.status = 'running') <> (new.result is null) then 'ended_has_its_result'
+    when (new.status = 'success') <> (new.result is not distinct from 'completed') then 'success_is_completed'
+  end;
+  if violated is not null then
+    perform lifecycle.refuse_row(tg_relid, violated);
+  end if;
+  if before = new.status then
+    return new;
+  end if;
   new.version := new.version + 1;
-  perform private.record_of_workflow('script_run', new.id, new.workflow_id, new.owner_id, new.version,
-    before::text, new.status::text, stamp, null, new.error_code, new.error,
-    jsonb_build_object('trigger', new.trigger, 'result', new.result));
+  event_id := lifecycle.record('script_run', new.id, new.owner_id, new.version, new.version, before::text, new.status::text,
+    stamp, 'workflow:' || new.workflow_id, null, new.error_code, left(new.error, 2000),
+    jsonb_build_object('workflow_id', new.workflow_id, 'trigger', new.trigger, 'result', new.result));
   return new;
 end;
 $$;
 create trigger guard_status_of_new before insert on public.script_runs
   for each row execute function private.guard_script_run();
-create trigger guard_status before update on public.script_runs
-  for each row when (
-    old.status <> new.status or old.ended_at is distinct from new.ended_at or old.result is distinct from new.result
-    or old.error is distinct from new.error or old.error_type is distinct from new.error_type
-    or old.error_code is distinct from new.error_code
-  )
-  execute function private.guard_script_run();
+-- Signs of life and counts do not pay for the guard.
+create trigger guard_status before update of status, result, error, error_type, error_code, ended_at on public.script_runs
+  for each row execute function private.guard_script_run();
 
+-- lifecycle.record() judges what is legal of a status. Runs and side effects are moved by workers, unless somebody says otherwise.
 create function private.guard_handler_run()
 returns trigger
 language plpgsql
 set search_path = ''
 as $$
 declare
-  stamp timestamptz := lifecycle.now();
+  stamp timestamptz;
   before public.handler_run_status;
-  phases text := new.handler_type || '_phase';
-  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
+  violated text;
+  event_id bigint;
 begin
   if tg_op = 'INSERT' then
     if new.status <> 'active' then
@@ -218,45 +206,73 @@ begin
       and coalesce(new.mutation_outcome in ('success', 'skipped'), false))
       or (new.phase = 'pending' and num_nonnulls(new.retry_of, new.mutation_outcome) > 0)
     then
-      perform lifecycle.refuse_transition(phases, null, new.phase::text);
+      perform lifecycle.refuse_transition(new.handler_type || '_phase', null, new.phase::text);
     end if;
+    stamp := lifecycle.now();
     new.version := 0;
     new.started_at := stamp;
   else
     before := old.status;
-    stamp := greatest(stamp, old.started_at);
-    if old.mutation_outcome is not null and new.mutation_outcome is distinct from old.mutation_outcome and not repairing then
+    if old.mutation_outcome is not null and new.mutation_outcome is distinct from old.mutation_outcome
+      and current_setting('rollcall.repairing', true) is distinct from 'yes'
+    then
       perform lifecycle.refuse(409, 'outcome_is_set', 'The outcome of a side effect is set once.');
     end if;
-    if before <> 'active' and not repairing and (new.error, new.error_type, new.ended_at, new.state_after)
-      is distinct from (old.error, old.error_type, old.ended_at, old.state_after)
-    then
-      perform private.refuse_change_of_ended('handler_run', before::text);
-    end if;
-    if new.phase <> old.phase and not repairing then
-      if not lifecycle.transition_allowed(phases, old.phase::text, new.phase::text)
-        -- What is learned of a side effect after its run ended moves the run behind it, and no further.
-        or (before <> 'active' and new.phase <> 'mutated')
+    if before <> 'active' then
+      if (new.error, new.error_type, new.ended_at, new.state_after)
+        is distinct from (old.error, old.error_type, old.ended_at, old.state_after)
       then
-        perform lifecycle.refuse_transition(phases, old.phase::text, new.phase::text);
+        perform private.refuse_change_of_ended('handler_run', before::text);
+      end if;
+      -- What is learned of a side effect after its run ended moves the run behind it, and no further.
+      if new.phase not in (old.phase, 'mutated') and current_setting('rollcall.repairing', true) is distinct from 'yes' then
+        perform lifecycle.refuse_transition(new.handler_type || '_phase', old.phase::text, new.phase::text);
       end if;
     end if;
-    if before = new.status then
-      return new;
+    if new.phase <> old.phase then
+      perform from lifecycle.transitions t
+      where t.machine = new.handler_type || '_phase' and t.from_state = old.phase::text and t.to_state = new.phase::text;
+      if not found and current_setting('rollcall.repairing', true) is distinct from 'yes' then
+        perform lifecycle.refuse_transition(new.handler_type || '_phase', old.phase::text, new.phase::text);
+      end if;
     end if;
-    if not repairing and not lifecycle.transition_allowed('handler_run', before::text, new.status::text) then
-      perform lifecycle.refuse_transition('handler_run', before::text, new.status::text);
-    end if;
-    if new.status <> 'active' then
-      new.ended_at := stamp;
+    if before <> new.status then
+      stamp := greatest(lifecycle.now(), old.started_at);
+      if new.status <> 'active' then
+        new.ended_at := stamp;
+      end if;
     end if;
   end if;
+  violated := case
+    when (new.status = 'committed') <> (new.phase = 'committed') then 'committed_is_committed'
+    when (new.status = 'active') <> (new.ended_at is null) then 'ended_has_its_time'
+    when case new.handler_type when 'producer' then new.phase not in ('pending', 'executing', 'committed') else new.phase = 'executing' end
+      then 'phase_is_of_its_type'
+    when new.mutation_outcome is null then null
+    when new.handler_type = 'producer' then 'producers_have_no_mutation'
+    when new.phase <> 'mutated' and (new.mutation_outcome = 'failure' or new.phase not in ('emitting', 'committed'))
+      then 'outcome_is_behind_mutating'
+  end;
+  if violated is null and new.prepare_result is distinct from old.prepare_result
+    and octet_length(new.prepare_result::text) > 1048576
+  then
+    violated := 'prepare_result_is_at_most_1_mb';
+  end if;
+  if violated is not null then
+    perform lifecycle.refuse_row(tg_relid, violated);
+  end if;
+  if before = new.status then
+    return new;
+  end if;
   new.version := new.version + 1;
-  perform private.record_of_workflow('handler_run', new.id, new.workflow_id, new.owner_id, new.version,
-    before::text, new.status::text, stamp,
+  event_id := lifecycle.record('handler_run', new.id, new.owner_id, new.version, new.version, before::text, new.status::text,
+    stamp, 'workflow:' || new.workflow_id,
     case when new.error is not null then private.run_stage(new.handler_type, new.phase)::text end,
-    private.run_error_code(new.status, new.error_type), new.error,
-    jsonb_build_object('handler_type', new.handler_type, 'handler_name', new.handler_name, 'phase', new.phase));
+    case when new.status not in ('active', 'committed') then private.run_error_code(new.status, new.error_type) end,
+    left(new.error, 2000),
+    jsonb_build_object('workflow_id', new.workflow_id, 'handler_type', new.handler_type, 'handler_name', new.handler_name,
+      'phase', new.phase),
+    source => 'worker');
   return new;
 end;
 $$;
@@ -273,7 +289,8 @@ as $$
 declare
   stamp timestamptz := lifecycle.now();
   before public.mutation_status;
-  repairing boolean := coalesce(current_setting('rollcall.repairing', true) = 'yes', false);
+  violated text;
+  event_id bigint;
 begin
   if tg_op = 'INSERT' then
     if new.status <> 'in_flight' then
@@ -283,42 +300,49 @@ begin
     new.created_at := stamp;
   else
     before := old.status;
-    stamp := greatest(stamp, old.created_at);
-    if before in ('applied', 'failed') and not repairing and (new.result, new.error, new.resolved_by, new.resolved_at)
+    if before in ('applied', 'failed') and (new.result, new.error, new.resolved_by, new.resolved_at)
       is distinct from (old.result, old.error, old.resolved_by, old.resolved_at)
     then
       perform private.refuse_change_of_ended('mutation', before::text);
     end if;
-    if before = new.status then
-      return new;
-    end if;
-    if not repairing and not lifecycle.transition_allowed('mutation', before::text, new.status::text) then
-      perform lifecycle.refuse_transition('mutation', before::text, new.status::text);
+    if before <> new.status then
+      stamp := greatest(stamp, old.created_at);
     end if;
   end if;
-  if new.status in ('applied', 'failed') then
-    new.resolved_at := stamp;
+  if before is distinct from new.status then
+    if new.status in ('applied', 'failed') then
+      new.resolved_at := stamp;
+    end if;
+    if new.status <> 'needs_reconcile' then
+      new.next_reconcile_at := null;
+    end if;
   end if;
-  if new.status <> 'needs_reconcile' then
-    new.next_reconcile_at := null;
+  violated := case
+    when (new.status in ('applied', 'failed')) <> (new.resolved_at is not null) then 'resolved_has_its_time'
+    when new.resolved_by is not null and new.resolved_at is null then 'only_resolved_has_a_resolver'
+    when new.status = 'needs_reconcile' and new.reconcile is null then 'asked_can_be_asked'
+    when new.status <> 'needs_reconcile' and new.next_reconcile_at is not null then 'only_asked_has_a_time'
+    when octet_length(new.result::text) > 1048576 then 'result_is_at_most_1_mb'
+  end;
+  if violated is not null then
+    perform lifecycle.refuse_row(tg_relid, violated);
+  end if;
+  if before = new.status then
+    return new;
   end if;
   new.version := new.version + 1;
-  perform private.record_of_workflow('mutation', new.id, new.workflow_id, new.owner_id, new.version,
-    before::text, new.status::text, stamp,
+  event_id := lifecycle.record('mutation', new.id, new.owner_id, new.version, new.version, before::text, new.status::text,
+    stamp, 'workflow:' || new.workflow_id,
     case when new.status not in ('in_flight', 'applied') then 'mutate' end,
-    case when new.status in ('needs_reconcile', 'indeterminate') then 'MUTATION_UNCERTAIN' end, new.error,
-    jsonb_build_object('run_id', new.run_id));
+    case when new.status in ('needs_reconcile', 'indeterminate') then 'MUTATION_UNCERTAIN' end,
+    left(new.error, 2000),
+    jsonb_build_object('workflow_id', new.workflow_id, 'run_id', new.run_id),
+    source => 'worker');
   return new;
 end;
 $$;
-create trigger guard_status_of_new before insert on public.workflow_mutations
+create trigger guard_status before insert or update on public.workflow_mutations
   for each row execute function private.guard_mutation();
-create trigger guard_status before update on public.workflow_mutations
-  for each row when (
-    old.status <> new.status or old.result is distinct from new.result or old.error is distinct from new.error
-    or old.resolved_by is distinct from new.resolved_by or old.resolved_at is distinct from new.resolved_at
-  )
-  execute function private.guard_mutation();
 
 create function private.guard_workflow_event()
 returns trigger
@@ -330,16 +354,53 @@ begin
     if new.status <> 'pending' then
       perform lifecycle.refuse_transition('event', null, new.status::text);
     end if;
-  elsif not lifecycle.transition_allowed('event', old.status::text, new.status::text) then
-    perform lifecycle.refuse_transition('event', old.status::text, new.status::text);
+  else
+    perform from lifecycle.transitions t
+    where t.machine = 'event' and t.from_state = old.status::text and t.to_state = new.status::text;
+    if not found and new.status <> old.status then
+      perform lifecycle.refuse_transition('event', old.status::text, new.status::text);
+    end if;
+  end if;
+  if (new.status = 'pending') <> (new.reserved_by_run_id is null) then
+    perform lifecycle.refuse_row(tg_relid, 'reserved_names_its_run');
   end if;
   return new;
 end;
 $$;
-create trigger guard_status_of_new before insert on public.workflow_events
+create trigger guard_status before insert or update of status, reserved_by_run_id on public.workflow_events
   for each row execute function private.guard_workflow_event();
-create trigger guard_status before update on public.workflow_events
-  for each row when (old.status <> new.status) execute function private.guard_workflow_event();
+
+create function private.limit_event()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if length(new.message_id) not between 1 and 255 then
+    perform lifecycle.refuse_row(tg_relid, 'message_id_is_short');
+  elsif octet_length(new.payload::text) > 65536 then
+    perform lifecycle.refuse_row(tg_relid, 'payload_is_at_most_64_kb');
+  end if;
+  return new;
+end;
+$$;
+create trigger limit_content before insert or update of message_id, payload on public.workflow_events
+  for each row execute function private.limit_event();
+
+create function private.guard_new_task()
+returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  if new.state <> 'queued' then
+    perform lifecycle.refuse_transition('task', null, new.state::text);
+  end if;
+  return new;
+end;
+$$;
+create trigger guard_state_of_new before insert on public.workflow_tasks
+  for each row execute function private.guard_new_task();
 
 create function private.guard_workflow_task()
 returns trigger
@@ -347,32 +408,29 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-  if tg_op = 'INSERT' then
-    if new.state <> 'queued' then
-      perform lifecycle.refuse_transition('task', null, new.state::text);
+  perform from lifecycle.transitions t
+  where t.machine = 'task' and t.from_state = old.state::text and t.to_state = new.state::text;
+  if found then
+    if new.state in ('finished', 'error') then
+      new.ended_at := greatest(lifecycle.now(), old.created_at);
     end if;
-    return new;
-  elsif not lifecycle.transition_allowed('task', old.state::text, new.state::text) then
+  elsif new.state <> old.state then
     perform lifecycle.refuse_transition('task', old.state::text, new.state::text);
-  end if;
-  if new.state in ('finished', 'error') then
-    new.ended_at := greatest(lifecycle.now(), old.created_at);
   end if;
   return new;
 end;
 $$;
-create trigger guard_state_of_new before insert on public.workflow_tasks
+-- Signs of life name no state and do not pay for the guard; a WHEN would be parsed with every update.
+create trigger guard_state before update of state on public.workflow_tasks
   for each row execute function private.guard_workflow_task();
-create trigger guard_state before update on public.workflow_tasks
-  for each row when (old.state <> new.state) execute function private.guard_workflow_task();
 
 revoke execute on function
   private.workflow_state(public.workflows),
   private.run_stage(public.handler_type, public.handler_phase),
   private.run_error_code(public.handler_run_status, public.handler_error_type),
   private.refuse_change_of_ended(text, text),
-  private.record_of_workflow(text, uuid, uuid, uuid, int, text, text, timestamptz, text, text, text, jsonb),
+  private.limit_event(),
   private.guard_workflow(), private.guard_script_run(), private.guard_handler_run(), private.guard_mutation(),
-  private.guard_workflow_event(), private.guard_workflow_task()
+  private.guard_workflow_event(), private.guard_new_task(), private.guard_workflow_task()
 from public, anon, authenticated, service_role;
 grant execute on function private.workflow_state(public.workflows) to authenticated, service_role;

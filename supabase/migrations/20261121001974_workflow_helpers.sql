@@ -252,9 +252,6 @@ declare
   moment timestamptz := lifecycle.now();
   run public.handler_runs;
 begin
-  -- Locked in one order, as a reservation locks them.
-  perform from public.workflow_events e where e.reserved_by_run_id = release_events.run_id and e.status = 'reserved'
-  order by e.id for update;
   update public.workflow_events e
   set status = 'pending', reserved_by_run_id = null, attempt_number = e.attempt_number + 1, updated_at = moment
   where e.reserved_by_run_id = release_events.run_id and e.status = 'reserved';

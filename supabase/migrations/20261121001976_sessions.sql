@@ -1,17 +1,14 @@
 -- Sessions: a worker claims a workflow that is due and holds its lease; every call on its runs carries the token.
 
-create function private.hold_session(session_id uuid, lease_token uuid, out workflow public.workflows, out session public.script_runs)
+create function private.check_lease(session_id uuid, lease_token uuid)
+returns void
 language plpgsql
 set search_path = ''
 as $$
 declare
-  of_workflow uuid := (select s.workflow_id from public.script_runs s where s.id = hold_session.session_id);
+  session public.script_runs;
 begin
-  if of_workflow is null then
-    perform lifecycle.refuse(404, 'session_not_found', 'No session has this id.');
-  end if;
-  workflow := private.lock_workflow(of_workflow);
-  select * into session from public.script_runs s where s.id = hold_session.session_id for no key update;
+  select * into session from public.script_runs s where s.id = check_lease.session_id;
   -- Without a token: people and tests, where no worker is at it. Whoever gave the session back has no lease any more.
   if (lease_token is null and session.lease_expires_at > lifecycle.now())
     or (lease_token is not null and (
@@ -19,6 +16,31 @@ begin
   then
     perform lifecycle.refuse(409, 'stale_lease', 'Another worker has the session, or it has ended: claim one again.');
   end if;
+end;
+$$;
+comment on function private.check_lease is
+  'Raises PT409 stale_lease unless a session may be written with this token; the caller holds its lock. Whoever names the token of a session that has an owner may: the steps of a run ask here only for all others.';
+
+create function private.hold_session(session_id uuid, lease_token uuid, out workflow public.workflows, out session public.script_runs)
+language plpgsql
+set search_path = ''
+as $$
+declare
+  held record;
+begin
+  -- One statement, which locks in the order in which they are named. Not the keys: rows that refer to them may be written.
+  select w as workflow, s as session, s.lease_token = hold_session.lease_token and s.lease_owner is not null as is_held into held
+  from public.script_runs s join public.workflows w on w.id = s.workflow_id
+  where s.id = hold_session.session_id
+  for no key update of w, s;
+  if not found then
+    perform lifecycle.refuse(404, 'session_not_found', 'No session has this id.');
+  end if;
+  if held.is_held is not true then
+    perform private.check_lease(session_id, lease_token);
+  end if;
+  workflow := held.workflow;
+  session := held.session;
 end;
 $$;
 comment on function private.hold_session is
@@ -31,66 +53,103 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  of_session uuid := (select r.script_run_id from public.handler_runs r where r.id = hold_run.run_id);
   held record;
 begin
-  if of_session is null then
+  select w as workflow, s as session, r as run, s.lease_token = hold_run.lease_token and s.lease_owner is not null as is_held
+  into held
+  from public.handler_runs r
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where r.id = hold_run.run_id
+  for no key update of w, s, r;
+  if not found then
     perform lifecycle.refuse(404, 'handler_run_not_found', 'No handler run has this id.');
   end if;
-  held := private.hold_session(of_session, lease_token);
+  if held.is_held is not true then
+    perform private.check_lease((held.session).id, lease_token);
+  end if;
   workflow := held.workflow;
   session := held.session;
-  select * into run from public.handler_runs r where r.id = hold_run.run_id for no key update;
+  run := held.run;
 end;
 $$;
 comment on function private.hold_run is 'Locks a workflow, a session and a run of it for whoever has the lease of the session.';
 
-create function private.known_outcome(run public.handler_runs)
+create function private.known_outcome(run_id uuid, outcome public.mutation_outcome)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  with recursive chain as (
-    select r.id, r.retry_of from public.handler_runs r where r.id = (run).id
-    union all
-    select r.id, r.retry_of from chain c join public.handler_runs r on r.id = c.retry_of
-  )
-  select case (run).mutation_outcome
-    when 'skipped' then '{"status": "skipped"}'
-    when 'success' then (
+declare
+  result jsonb;
+begin
+  if run_id is null then
+    return null;
+  elsif outcome = 'skipped' then
+    return '{"status": "skipped"}';
+  elsif outcome = 'success' then
+    result := (
       select jsonb_build_object('status', 'applied', 'result', m.result)
-      from chain c join public.workflow_mutations m on m.run_id = c.id where m.status = 'applied'
-    )
-    else '{"status": "none"}'
-  end
+      from public.workflow_mutations m where m.run_id = known_outcome.run_id and m.status = 'applied'
+    );
+    if result is null then
+      -- It was done by a run that this one goes on with.
+      result := private.known_outcome((select r.retry_of from public.handler_runs r where r.id = known_outcome.run_id), outcome);
+    end if;
+    return result;
+  end if;
+  return '{"status": "none"}';
+end;
 $$;
 comment on function private.known_outcome is
   'What next() is told of the side effect, through the chain of retries: { status: applied, result }, { status: skipped } or { status: none }.';
 
-create function private.run_json(run public.handler_runs)
+create function private.reserved_events_json(run_id uuid)
 returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = ''
 as $$
-  select jsonb_build_object(
-    'run_id', (run).id, 'handler_type', (run).handler_type, 'handler_name', (run).handler_name, 'phase', (run).phase,
-    'status', (run).status, 'state', (run).state_before, 'prepare_result', (run).prepare_result,
-    'mutation_outcome', (run).mutation_outcome, 'retry_of', (run).retry_of,
-    'mutation', (
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'topic', t.name, 'message_id', e.message_id, 'payload', e.payload, 'attempt_number', e.attempt_number
+    ) order by e.position), '[]')
+    from public.workflow_events e join public.workflow_topics t on t.id = e.topic_id
+    where e.reserved_by_run_id = reserved_events_json.run_id
+  );
+end;
+$$;
+comment on function private.reserved_events_json is 'The events that a run has, or had when they were consumed or skipped, as its worker gets them.';
+
+create function private.run_json(run public.handler_runs)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  events jsonb := '[]';
+  mutation jsonb;
+  result jsonb := '{"status": "none"}';
+begin
+  -- What can not be there yet is not looked for.
+  if run.phase >= 'prepared' and run.handler_type = 'consumer' then
+    events := private.reserved_events_json(run.id);
+    mutation := (
       select jsonb_build_object('mutation_id', m.id, 'tool', m.tool, 'status', m.status, 'result', m.result)
-      from public.workflow_mutations m where m.run_id = (run).id
-    ),
-    'events', (
-      select coalesce(jsonb_agg(jsonb_build_object(
-        'topic', t.name, 'message_id', e.message_id, 'payload', e.payload, 'attempt_number', e.attempt_number
-      ) order by e.position), '[]')
-      from public.workflow_events e join public.workflow_topics t on t.id = e.topic_id
-      where e.reserved_by_run_id = (run).id
-    ),
-    'result', private.known_outcome(run)
-  )
+      from public.workflow_mutations m where m.run_id = run.id
+    );
+    result := private.known_outcome(run.id, run.mutation_outcome);
+  end if;
+  return jsonb_build_object(
+    'run_id', run.id, 'handler_type', run.handler_type, 'handler_name', run.handler_name, 'phase', run.phase,
+    'status', run.status, 'state', run.state_before, 'prepare_result', run.prepare_result,
+    'mutation_outcome', run.mutation_outcome, 'retry_of', run.retry_of,
+    'mutation', mutation, 'events', events, 'result', result
+  );
+end;
 $$;
 comment on function private.run_json is 'A run as its worker needs it to go on at its phase.';
 
@@ -189,7 +248,6 @@ begin
       where h.workflow_id = workflow.id and h.handler_type = failed.handler_type and h.handler_name = failed.handler_name),
     lifecycle.now()
   returning r.id into retry;
-  perform from public.workflow_events e where e.reserved_by_run_id = failed.id order by e.id for no key update;
   update public.workflow_events e set reserved_by_run_id = retry, updated_at = lifecycle.now()
   where e.reserved_by_run_id = failed.id and e.status in ('reserved', 'skipped');
   update public.workflows w set pending_retry_run_id = null where w.id = workflow.id;
@@ -432,8 +490,9 @@ $$;
 comment on function private.end_session_well is 'Every run of the session committed; the caller holds its locks.';
 
 revoke execute on function
-  private.hold_session(uuid, uuid), private.hold_run(uuid, uuid), private.known_outcome(public.handler_runs),
-  private.run_json(public.handler_runs), private.claimed_session(public.script_runs),
+  private.check_lease(uuid, uuid), private.hold_session(uuid, uuid), private.hold_run(uuid, uuid),
+  private.known_outcome(uuid, public.mutation_outcome),
+  private.reserved_events_json(uuid), private.run_json(public.handler_runs), private.claimed_session(public.script_runs),
   private.script_to_run(public.workflows),
   private.open_session(public.workflows, public.session_trigger, text, uuid),
   private.is_retryable(public.handler_runs), private.open_retry(public.workflows, public.handler_runs, text),

@@ -9,20 +9,37 @@ security definer -- API roles may not write mutations
 set search_path = ''
 as $$
 declare
-  held record := private.hold_run(run_id, lease_token);
-  run public.handler_runs := held.run;
+  is_held boolean;
+  of_session uuid;
+  of_workflow uuid;
+  owner uuid;
+  run_status public.handler_run_status;
+  run_phase public.handler_phase;
   known uuid;
-  expires timestamptz := lifecycle.now() + (select l.session_lease from lifecycle.settings l);
+  expires timestamptz;
 begin
-  select m.id into known from public.workflow_mutations m where m.run_id = run.id;
-  if run.status <> 'active' then
-    perform lifecycle.refuse(409, 'run_not_active', format('The run has ended: it is %s.', run.status), jsonb_build_object('status', run.status));
+  -- private.hold_run(), without whole rows.
+  select s.lease_token = begin_mutation.lease_token and s.lease_owner is not null, s.id, r.workflow_id, r.owner_id, r.status, r.phase
+  into is_held, of_session, of_workflow, owner, run_status, run_phase
+  from public.handler_runs r
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where r.id = begin_mutation.run_id
+  for no key update of w, s, r;
+  if is_held is not true then
+    perform private.hold_run(run_id, lease_token);
+  end if;
+  select (select m.id from public.workflow_mutations m where m.run_id = begin_mutation.run_id), lifecycle.now() + l.session_lease
+  into known, expires
+  from lifecycle.settings l;
+  if run_status <> 'active' then
+    perform lifecycle.refuse(409, 'run_not_active', format('The run has ended: it is %s.', run_status), jsonb_build_object('status', run_status));
   elsif known is not null and known = begin_mutation.mutation_id then
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', known);
   elsif known is not null then
     perform lifecycle.refuse(409, 'mutation_exists', 'A run has one side effect at most.', jsonb_build_object('mutation_id', known));
-  elsif run.phase <> 'mutating' then
-    perform lifecycle.refuse(409, 'not_mutating', format('Only mutate() has a side effect: the run is %s.', run.phase), jsonb_build_object('phase', run.phase));
+  elsif run_phase <> 'mutating' then
+    perform lifecycle.refuse(409, 'not_mutating', format('Only mutate() has a side effect: the run is %s.', run_phase), jsonb_build_object('phase', run_phase));
   elsif coalesce(btrim(tool), '') = '' or params is null or octet_length(params::text) > 1048576 then
     perform lifecycle.refuse_input('params', 'and tool are needed; params have at most 1 MB.');
   elsif reconcile is not null and coalesce(jsonb_typeof(reconcile) <> 'object' or reconcile ->> 'url' is null, true) then
@@ -30,11 +47,10 @@ begin
   end if;
   -- The call needs most of a lease: it gets a whole one.
   update public.script_runs s set lease_expires_at = expires
-  where s.id = run.script_run_id and s.lease_owner is not null;
-  perform lifecycle.because('worker');
-  insert into public.workflow_mutations as m (id, run_id, workflow_id, owner_id, tool, params, reconcile, created_at)
-  values (coalesce(begin_mutation.mutation_id, gen_random_uuid()), run.id, run.workflow_id, run.owner_id, left(tool, 255), params, reconcile, lifecycle.now())
-  returning m.id into known;
+  where s.id = of_session and s.lease_owner is not null;
+  known := coalesce(begin_mutation.mutation_id, gen_random_uuid());
+  insert into public.workflow_mutations (id, run_id, workflow_id, owner_id, tool, params, reconcile, created_at)
+  values (known, begin_mutation.run_id, of_workflow, owner, left(tool, 255), params, reconcile, expires);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'created', 'mutation_id', known, 'lease_expires_at', expires);
 end;
 $$;
@@ -69,7 +85,6 @@ begin
       update public.workflows w set pending_retry_run_id = null
       where w.id = run.workflow_id and w.pending_retry_run_id = run.id;
     when 'skipped' then
-      perform from public.workflow_events e where e.reserved_by_run_id = run.id order by e.id for no key update;
       update public.workflow_events e set status = 'skipped', updated_at = lifecycle.now()
       where e.reserved_by_run_id = run.id and e.status = 'reserved';
     else
@@ -83,8 +98,9 @@ begin
     if (select w.error_run_id = run.id from public.workflows w where w.id = run.workflow_id) then
       perform private.clear_workflow_error(run.workflow_id);
     end if;
+    -- While it is active its session is, and nothing else is due before that has ended.
+    perform private.refresh_due(run.workflow_id);
   end if;
-  perform private.refresh_due(run.workflow_id);
 end;
 $$;
 comment on function private.settle_mutation is
@@ -97,33 +113,40 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  of_run uuid := (select m.run_id from public.workflow_mutations m where m.id = hold_mutation.mutation_id);
   held record;
 begin
-  if of_run is null then
+  select s.id as session_id, r as run, m as mutation, s.lease_token = hold_mutation.lease_token and s.lease_owner is not null as is_held
+  into held
+  from public.workflow_mutations m
+  join public.handler_runs r on r.id = m.run_id
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where m.id = hold_mutation.mutation_id
+  for no key update of w, s, r, m;
+  if not found then
     perform lifecycle.refuse(404, 'mutation_not_found', 'No mutation has this id.');
   end if;
-  held := private.hold_run(of_run, lease_token);
+  if held.is_held is not true then
+    perform private.check_lease(held.session_id, lease_token);
+  end if;
   run := held.run;
-  select * into mutation from public.workflow_mutations m where m.id = hold_mutation.mutation_id for no key update;
+  mutation := held.mutation;
 end;
 $$;
 comment on function private.hold_mutation is 'Locks a workflow, a session, a run and its mutation for whoever has the lease of the session.';
 
-create function private.refuse_settled(mutation public.workflow_mutations)
+create function private.refuse_settled(status public.mutation_status)
 returns void
 language plpgsql
 stable
 set search_path = ''
 as $$
 begin
-  if mutation.status in ('applied', 'failed') then
-    perform lifecycle.refuse(409, 'mutation_settled', format('It is known what became of the side effect: it is %s.', mutation.status),
-      jsonb_build_object('status', mutation.status));
-  end if;
+  perform lifecycle.refuse(409, 'mutation_settled', format('It is known what became of the side effect: it is %s.', status),
+    jsonb_build_object('status', status));
 end;
 $$;
-comment on function private.refuse_settled is 'Raises PT409 mutation_settled for a mutation that is applied or failed.';
+comment on function private.refuse_settled is 'Raises PT409 mutation_settled.';
 
 create function public.apply_mutation(mutation_id uuid, result jsonb, lease_token uuid default null)
 returns jsonb
@@ -132,13 +155,28 @@ security definer -- API roles may not write mutations
 set search_path = ''
 as $$
 declare
-  held record := private.hold_mutation(mutation_id, lease_token);
+  is_held boolean;
+  before public.mutation_status;
+  known jsonb;
 begin
-  if (held.mutation).status = 'applied' and (held.mutation).result is not distinct from apply_mutation.result then
-    return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'applied');
+  -- private.hold_mutation(), without whole rows.
+  select s.lease_token = apply_mutation.lease_token and s.lease_owner is not null, m.status, m.result
+  into is_held, before, known
+  from public.workflow_mutations m
+  join public.handler_runs r on r.id = m.run_id
+  join public.script_runs s on s.id = r.script_run_id
+  join public.workflows w on w.id = s.workflow_id
+  where m.id = apply_mutation.mutation_id
+  for no key update of w, s, r, m;
+  if is_held is not true then
+    perform private.hold_mutation(mutation_id, lease_token);
   end if;
-  perform private.refuse_settled(held.mutation);
-  perform lifecycle.because('worker');
+  if before in ('applied', 'failed') then
+    if before = 'applied' and known is not distinct from apply_mutation.result then
+      return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'applied');
+    end if;
+    perform private.refuse_settled(before);
+  end if;
   perform private.settle_mutation(mutation_id, 'applied', 'success', apply_mutation.result, null);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'mutation_id', mutation_id, 'status', 'applied');
 end;
@@ -160,7 +198,9 @@ begin
   if (held.mutation).status = 'failed' and (held.mutation).error is not distinct from left(fail_mutation.error, 2000) then
     return jsonb_build_object('ok', true, 'changed', false, 'result', 'unchanged', 'mutation_id', mutation_id, 'status', 'failed');
   end if;
-  perform private.refuse_settled(held.mutation);
+  if (held.mutation).status in ('applied', 'failed') then
+    perform private.refuse_settled((held.mutation).status);
+  end if;
   perform lifecycle.because('worker', details => jsonb_build_object('error_type', error_type));
   perform private.settle_mutation(mutation_id, 'failed', 'failure', null, fail_mutation.error);
   return jsonb_build_object('ok', true, 'changed', true, 'result', 'processed', 'mutation_id', mutation_id, 'status', 'failed');
@@ -265,7 +305,7 @@ comment on function public.record_reconcile is
 
 revoke execute on function
   private.settle_mutation(uuid, public.mutation_status, public.mutation_outcome, jsonb, text, public.mutation_resolver),
-  private.hold_mutation(uuid, uuid), private.refuse_settled(public.workflow_mutations)
+  private.hold_mutation(uuid, uuid), private.refuse_settled(public.mutation_status)
 from public, anon, authenticated, service_role;
 revoke execute on function
   public.begin_mutation(uuid, text, jsonb, jsonb, uuid, uuid), public.apply_mutation(uuid, jsonb, uuid),

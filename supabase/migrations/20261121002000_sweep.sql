@@ -113,12 +113,12 @@ declare
   errors int := 0;
 begin
   perform lifecycle.note_sweep();
-  loop
-    exit when checked >= max_rows;
-    select * into thread from public.workflow_threads t
+  -- One look into the index for all that is due; each row stays as it was locked.
+  for thread in
+    select * from public.workflow_threads t
     where t.deadline_at <= moment
-    order by t.deadline_at limit 1 for update skip locked;
-    exit when not found;
+    order by t.deadline_at limit max_rows for update skip locked
+  loop
     checked := checked + 1;
     begin
       if private.expire_bot(thread) then
@@ -132,12 +132,11 @@ begin
       where t.workflow_thread_id = thread.workflow_thread_id;
     end;
   end loop;
-  loop
-    exit when checked >= max_rows;
-    select e.id into execution from public.flow_executions e
+  for execution in
+    select e.id from public.flow_executions e
     where e.deadline_at <= moment
-    order by e.deadline_at limit 1 for update skip locked;
-    exit when not found;
+    order by e.deadline_at limit greatest(max_rows - checked, 0) for update skip locked
+  loop
     checked := checked + 1;
     begin
       if private.expire_execution(execution.id) then

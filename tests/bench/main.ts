@@ -1,6 +1,6 @@
 /**
  * Figures, never a test: every one is a ratio against a neighbour that ran in the same rounds.
- * Run: npm run bench [-- lives guard growth queues http latency]; all of them write docs/benchmarks.md.
+ * Run: npm run bench [-- lives handler-runs guard growth queues http latency]; all of them write docs/benchmarks.md.
  */
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
@@ -10,6 +10,7 @@ import { project_dir } from '../../src/local/project.ts'
 import { type BenchCluster, startBenchCluster } from './database.ts'
 import { growth } from './growth.ts'
 import { guard } from './guard.ts'
+import { handlerRuns } from './handler_runs.ts'
 import { callbacks } from './http.ts'
 import { latency } from './latency.ts'
 import { lives } from './lives.ts'
@@ -18,6 +19,7 @@ import { queues } from './queues.ts'
 
 const groups: Record<string, { title: string; run(cluster: BenchCluster): Promise<Row[]> }> = {
   lives: { title: 'Whole lives, of the raw tables', run: lives },
+  'handler-runs': { title: 'A handler run, of the same rows written by hand', run: handlerRuns },
   guard: { title: 'The guard and the heartbeat, of the same update without', run: guard },
   growth: { title: 'What grows with the tables', run: growth },
   queues: { title: 'Lifecycles a second next to job queues', run: queues },

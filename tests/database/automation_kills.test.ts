@@ -70,7 +70,8 @@ type Worker = ReturnType<typeof worker>
 const ended = { status: 'ended' } as PlayedRun
 
 async function* produce(world: World, w: Worker, session: Session, run: PlayedRun) {
-  if (run.phase === 'pending') return (await w.advance(session, run, 'executing')).run as PlayedRun
+  if (run.phase === 'pending')
+    return { ...run, ...(await w.advance(session, run, 'executing')).run } as PlayedRun
   yield 'commit producer'
   // It publishes again what it published before: a message is one event all the same.
   const n = Math.min(world.messages, world.published.size + 2)
@@ -88,7 +89,7 @@ async function* consume(
 ): AsyncGenerator<string, PlayedRun | null> {
   const { dice, service } = world
   const to = async (phase: string, payload = {}) =>
-    (await w.advance(session, run, phase, payload)).run as PlayedRun
+    ({ ...run, ...(await w.advance(session, run, phase, payload)).run }) as PlayedRun
   switch (run.phase) {
     case 'pending':
       return to('preparing')

@@ -66,7 +66,8 @@ export function automationMoves(): Part {
       if (called.refused !== null) session.run = null
       return null
     }
-    if (answer.run !== undefined) session.run = answer.run
+    // A hop is answered with what it has changed.
+    if (answer.run !== undefined) session.run = answer.run && { ...session.run, ...answer.run }
     return answer
   }
 

@@ -134,7 +134,7 @@ export function worker(sql: postgres.Sql, name = 'w') {
       const hops = ['preparing', 'prepared', ...mutate, 'emitting']
       for (const hop of phase === 'pending' ? [] : hops.slice(0, hops.indexOf(phase) + 1)) {
         const prepared = { result: { ids }, reservations: ids.length > 0 ? [{ topic: 't', ids }] : [] }
-        run = (await self.advance(session, run, hop, hop === 'prepared' ? prepared : {})).run
+        run = { ...run, ...(await self.advance(session, run, hop, hop === 'prepared' ? prepared : {})).run }
       }
       return run
     },
