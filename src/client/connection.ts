@@ -12,7 +12,7 @@ export type LinkFacts = {
   signed_out: boolean
   /** Neither the browser nor the last read says that there is no network. */
   reachable: boolean
-  /** The channel is joined and its feed is ready. */
+  /** The channel is joined, its feed is ready, and what was there before was read. */
   hears: boolean
   /** Time since the last read that succeeded (ms). */
   read_age_ms: number

@@ -62,6 +62,7 @@ export class Hub {
   #connection: Connection = 'polling'
   #stale_timer: ReturnType<typeof setTimeout> | undefined
   #last_good_read = 0
+  #has_read = false
   #signed_out = false
   #reachable = true
   #hears = false
@@ -102,6 +103,7 @@ export class Hub {
     const life: Life = { over: new AbortController(), stops: [] }
     this.#life = life
     this.#last_good_read = now()
+    this.#has_read = false
     this.#read_at = Number.POSITIVE_INFINITY
     this.#not_before = 0
     this.#read_failures = 0
@@ -246,9 +248,10 @@ export class Hub {
   }
 
   #heard(hint: Hint): void {
+    // The readers first: nobody waits for the verdict.
+    for (const reader of [...this.#readers]) if (reader.hear?.(hint)) this.#hints_arrive = true
     this.#hears = true
     this.#judge()
-    for (const reader of [...this.#readers]) if (reader.hear?.(hint)) this.#hints_arrive = true
     const news = Array.from(this.#readers).some((reader) => reader.isBehind(hint))
     if (!news) return
     this.#announced = hint
@@ -369,6 +372,7 @@ export class Hub {
     this.#read_failures = 0
     this.#reachable = true
     this.#last_good_read = now()
+    this.#has_read = true
     if (found) this.#hints_arrive = announced !== undefined
     this.#judge()
     const is_behind = announced !== undefined && this.#isBehind(announced)
@@ -413,7 +417,8 @@ export class Hub {
     const connection = verdict({
       signed_out: this.#signed_out,
       reachable: this.#reachable,
-      hears: this.#hears,
+      // Live is said once everybody has read: who begins with now knows where that is.
+      hears: this.#hears && this.#has_read,
       read_age_ms,
     })
     if (read_age_ms <= STALE_AFTER_MS) {

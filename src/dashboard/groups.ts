@@ -31,12 +31,17 @@ export function groupsOf(kind: RunKind | null, counts: RunsCounts | null): Group
   }
   const of_kind = known.filter((part) => part.kind === kind)
   const states = [...new Set([...statesOf(kind), ...of_kind.map(({ state }) => state)])]
-  return states.map((state) => ({
-    name: state,
-    label: state,
-    tone: toneOfState(kind, state, null),
-    ...sum(of_kind.filter((part) => part.state === state)),
-  }))
+  return states.map((state) => {
+    const group = sum(of_kind.filter((part) => part.state === state))
+    return {
+      name: state,
+      label: state,
+      tone: toneOfState(kind, state, null),
+      ...group,
+      // Before the counts are there nobody knows better, and a button that does nothing is no button.
+      states: of_kind.length > 0 ? group.states : [state],
+    }
+  })
 }
 
 /** The states in which runs have failed, as far as the project knows them. */

@@ -202,6 +202,19 @@ export function automationMoves(): Part {
       const event = answer?.items.find(({ type }: Json) => type === 'error')
       if (event) await play.call('acknowledge_error', { workflow_id, event_id: event.id ?? event.message_id })
     },
+    async acknowledge_notification(play) {
+      const workflow_id = some(play)
+      const { answer } = await play.call('get_workflow', { workflow_id })
+      const [notification] = answer?.notifications ?? []
+      if (notification)
+        await play.call('acknowledge_notification', { workflow_id, notification_id: notification.id })
+    },
+    update_workflow: (play) =>
+      play.call('update_workflow', {
+        workflow_id: some(play),
+        title: play.pick(['Orders', ' ', null]),
+        time_zone: play.pick(['Europe/Berlin', 'Nowhere', null]),
+      }),
     async add_workflow_message(play) {
       await play.call('add_workflow_message', { workflow_id: some(play), content: 'More of it.' })
     },
