@@ -23,10 +23,20 @@ begin
   then
     return false;
   end if;
-  insert into lifecycle.hints as h (topic, quiet_until, xid)
-  select hint.topic, moment + s.hint_interval, pg_current_xact_id() from lifecycle.settings s
-  on conflict on constraint hints_pkey
-  do update set quiet_until = excluded.quiet_until, xid = excluded.xid, pending = false;
+  -- Nor for the row: whoever has it may wait for what this transaction holds.
+  update lifecycle.hints h
+  set quiet_until = moment + s.hint_interval, xid = pg_current_xact_id(), pending = false
+  from lifecycle.settings s
+  where h.topic = (select l.topic from lifecycle.hints l where l.topic = hint.topic for update skip locked);
+  if not found then
+    -- Looked at before, since an insert would wait for the row.
+    if exists (select from lifecycle.hints h where h.topic = hint.topic) then
+      return false;
+    end if;
+    insert into lifecycle.hints as h (topic, quiet_until, xid)
+    select hint.topic, moment + s.hint_interval, pg_current_xact_id() from lifecycle.settings s
+    on conflict on constraint hints_pkey do nothing;
+  end if;
   return realtime.send(jsonb_build_object('at', moment), 'changed', topic, true) is not null;
 end;
 $$;
@@ -58,6 +68,7 @@ declare
   read_to pg_snapshot;
   due record;
   sent int := 0;
+  is_owed boolean := false;
 begin
   if not (select s.push from lifecycle.settings s) then
     return 0;
@@ -89,10 +100,15 @@ begin
     if lifecycle.hint(due.topic) then
       sent := sent + 1;
     else
-      update lifecycle.hints h set pending = true where h.topic = due.topic;
+      update lifecycle.hints h set pending = true
+      where h.topic = (select l.topic from lifecycle.hints l where l.topic = due.topic for update skip locked);
+      -- Its row is in another transaction, which sends if it commits: looked at again the next time.
+      is_owed := is_owed or not found;
     end if;
   end loop;
-  update lifecycle.watermarks set hinted_to = present;
+  if not is_owed then
+    update lifecycle.watermarks set hinted_to = present;
+  end if;
   return sent;
 end;
 $$;

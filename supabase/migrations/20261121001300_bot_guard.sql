@@ -280,6 +280,13 @@ create trigger guard_status before update of bot_status, meeting_status, error_s
   on public.workflow_threads
   for each row execute function private.guard_workflow_thread();
 
+-- Threads that were there before the guard was.
+do $$
+begin
+  perform private.check_thread(t) from public.workflow_threads t;
+end;
+$$;
+
 revoke execute on function
   private.bot_silent_until(public.workflow_threads),
   private.bot_deadline(public.workflow_threads),

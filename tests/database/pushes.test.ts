@@ -132,6 +132,42 @@ test("transactions of one owner do not wait for each other's hint", async () => 
   })
 })
 
+test('neither a change nor the flush waits for a hint that the other is about to send', async () => {
+  const owner_id = randomUUID()
+  const start = new Date(Date.now() + 120_000)
+  const [flush, change, other] = [
+    await openClock(database, start),
+    await openClock(database, start),
+    await openClock(database, start),
+  ]
+  for (const { sql } of [flush, change, other]) await sql`set lock_timeout = '2s'`
+  const one = await requestBot(change.sql as never, { owner_id })
+  await report(change.sql as never, one, 'joining')
+  // The flush has marked what is owed, and has not committed.
+  await flush.sql.begin(async (sql) => {
+    await rpc(sql as never, 'lifecycle.flush_hints')
+    await change.advance(5)
+    await requestBot(change.sql as never)
+    expect(await report(change.sql as never, one, 'awaiting_admission')).toMatchObject({ ok: true })
+  })
+  // A change holds its owner's row, while the flush has news of the same owner.
+  const before = await hints(`owner:${owner_id}`)
+  await other.advance(60)
+  await change.advance(60)
+  await flush.advance(60)
+  await change.sql
+    .begin(async (sql) => {
+      await requestBot(sql as never, { owner_id })
+      await report(other.sql as never, one, 'active')
+      await rpc(flush.sql as never, 'lifecycle.flush_hints')
+      throw new Error('rolled back')
+    })
+    .catch((error) => expect(error.message).toBe('rolled back'))
+  // What was owed is sent all the same, although that change was rolled back.
+  await rpc(flush.sql as never, 'lifecycle.flush_hints')
+  expect(await hints(`owner:${owner_id}`)).toBe(before + 1)
+})
+
 test('a push that cannot be stored never fails the change', async () => {
   await database.superuser.unsafe(`
     do $$ declare part text; begin

@@ -176,7 +176,7 @@ describe('a private channel', () => {
     await subscribe(channel)
     await client.realtime.setAuth(await userToken(owner, 7200))
     await send('still_here', {})
-    await vi.waitFor(() => expect(heard.map(({ event }) => event)).toEqual(['still_here']))
+    await vi.waitFor(() => expect(heard.map(({ event }) => event)).toEqual(['still_here']), 10_000)
   })
 
   test('closes, saying why, when a new token may not read it', async () => {
