@@ -254,6 +254,25 @@ test('twenty identical callbacks at once make one transition', async () => {
   expect(await historyOf(database.owner, bot, 'meeting')).toHaveLength(2)
 })
 
+test('an event_id that two callbacks have at once is taken once, whatever else they say', async () => {
+  const bot = await requestBot(database.owner)
+  const other = database.connect('postgres', { max: 1 })
+  let second: Promise<unknown> | undefined
+  await database.owner.begin(async (first) => {
+    await report(first as never, bot, 'joining', { event_id: 'one' })
+    second = report(other, bot, 'awaiting_admission', { event_id: 'one' })
+    await expect
+      .poll(
+        () =>
+          database.superuser`
+            select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`,
+      )
+      .toHaveLength(1)
+  })
+  expect(await second).toMatchObject({ ok: true, result: 'unchanged', meeting_status: 'joining' })
+  expect(await historyOf(database.owner, bot, 'meeting')).toHaveLength(2)
+})
+
 test('two ends at once: one wins, the other is told', async () => {
   const pool = database.connect('postgres', { max: 8 })
   for (let round = 0; round < 20; round++) {
