@@ -1,6 +1,6 @@
 /**
  * How long a transition takes from its COMMIT (sent) to the callbacks of Realtime and of `bots.watch()`, next to what
- * Postgres itself takes for a NOTIFY.
+ * Postgres itself takes for a NOTIFY: measured in turns, after the same pauses, since a process that has slept is slow.
  */
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,9 +15,9 @@ import { playedBot, step } from '../support/watched_bots.ts'
 import { median, quantile, type Row } from './measure.ts'
 
 const CLIENTS = 5
-const LIVES = 3
-/** Between two transitions of a client: longer than any read that the last one caused (ms). */
-const SPACING_MS = 1700
+const LIVES = 10
+/** Before each commit of a client: longer than any read that the last one caused (ms). */
+const SPACING_MS = 850
 /** The steps of a bot that nobody else takes for it. */
 const steps = ['joining', 'awaiting_admission', 'active', 'left'] as const
 
@@ -28,9 +28,8 @@ export async function latency(): Promise<Row[]> {
   const stack = await startStack({ dir, port: 0, db_port: 0, durable: false, seeded: false })
   const sql = postgres(stack.db_url, { max: CLIENTS + 2, onnotice: () => {} })
   try {
-    const echoes = [...(await notifications(sql, 100))]
     const samples = await Promise.all(Array.from({ length: CLIENTS }, (_, i) => watched(stack, sql, i)))
-    echoes.push(...(await notifications(sql, 100)))
+    const echoes = samples.flatMap(({ echoed }) => echoed)
     const echo = median(echoes)
     const row = (what: string, times: number[], must: number | null): Row => ({
       what,
@@ -41,6 +40,11 @@ export async function latency(): Promise<Row[]> {
     })
     return [
       row('a bare LISTEN/NOTIFY echo', echoes, null),
+      row(
+        'a NOTIFY of the transition',
+        samples.flatMap(({ notified }) => notified),
+        null,
+      ),
       row(
         'a push of Realtime',
         samples.flatMap(({ pushed }) => pushed),
@@ -59,27 +63,29 @@ export async function latency(): Promise<Row[]> {
   }
 }
 
-async function notifications(sql: postgres.Sql, n: number): Promise<number[]> {
-  const times: number[] = []
-  let heard = Promise.withResolvers<number>()
-  const { unlisten } = await sql.listen('echo', () => heard.resolve(performance.now()))
-  for (let i = 0; i < n; i++) {
-    heard = Promise.withResolvers()
-    const sent = performance.now()
-    await sql.notify('echo', String(i))
-    times.push((await heard.promise) - sent)
-    await pause(10)
-  }
-  await unlisten()
-  return times
+/** Commits what `work` does, and says when the COMMIT was sent: the work before it does not count. */
+async function committed(sql: postgres.Sql, work: (tx: postgres.Sql) => Promise<unknown>): Promise<number> {
+  let sent = 0
+  await sql.begin(async (tx) => {
+    await work(tx as unknown as postgres.Sql)
+    sent = performance.now()
+  })
+  return sent
 }
 
 async function watched(
   stack: Stack,
   sql: postgres.Sql,
   nth: number,
-): Promise<{ pushed: number[]; watched: number[] }> {
-  const times = { pushed: [] as number[], watched: [] as number[] }
+): Promise<Record<'echoed' | 'notified' | 'pushed' | 'watched', number[]>> {
+  const times = {
+    echoed: [] as number[],
+    notified: [] as number[],
+    pushed: [] as number[],
+    watched: [] as number[],
+  }
+  let echoed = Promise.withResolvers<number>()
+  const { unlisten } = await sql.listen(`echo_${nth}`, () => echoed.resolve(performance.now()))
   const user = await signUp(stack)
   const rollcall = createRollcall(user.client)
   const listener = createClient(stack.api_url, stack.publishable_key, {
@@ -103,14 +109,19 @@ async function watched(
     await arrived.promise
     for (const name of steps) {
       await pause(SPACING_MS)
+      const notify = (tx: postgres.Sql) => tx`select pg_notify(${`echo_${nth}`}, '')`
+      echoed = Promise.withResolvers()
+      const notified = await committed(sql, notify)
+      times.echoed.push((await echoed.promise) - notified)
+      await pause(SPACING_MS)
+      echoed = Promise.withResolvers()
       arrived = Promise.withResolvers()
       heard = Promise.withResolvers()
-      // The COMMIT alone counts, not the work before it.
-      let sent = 0
-      await sql.begin(async (tx) => {
-        await step(tx as unknown as postgres.Sql, bot, name)
-        sent = performance.now()
+      const sent = await committed(sql, async (tx) => {
+        await step(tx, bot, name)
+        await notify(tx)
       })
+      times.notified.push((await echoed.promise) - sent)
       times.pushed.push((await heard.promise) - sent)
       times.watched.push((await arrived.promise) - sent)
     }
@@ -118,5 +129,6 @@ async function watched(
     await watching
     await listener.removeChannel(channel)
   }
+  await unlisten()
   return times
 }

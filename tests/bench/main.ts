@@ -53,9 +53,9 @@ four transactions that keep each transition and push three messages.`,
   latency: {
     title: 'From COMMIT to the client',
     run: latency,
-    why: `A push leaves Postgres by logical decoding, as on the platform: the commit record reaches the Realtime server at about
-twice the time of a bare NOTIFY, before anything of ours. Then it waits until the rows are visible to everyone, and
-goes through a socket.`,
+    why: `A bare NOTIFY commits nothing: the same NOTIFY, sent by the transaction of a transition, takes twice as long. A push
+leaves Postgres by logical decoding, as on the platform, and after the transaction was decoded it waits until its rows are visible to
+everyone, and goes through a socket. Asking what is visible while a transaction is still decoded made no difference.`,
   },
 }
 
