@@ -78,12 +78,18 @@ create table lifecycle.watermarks (
   swept_at timestamptz,
   silence_counts_from timestamptz,
   machines_listed_at timestamptz,
-  hinted_to pg_snapshot not null default pg_current_snapshot()
+  hinted_to pg_snapshot not null default pg_current_snapshot(),
+  hinting_to pg_snapshot,
+  hinting_xid xid8,
+  hinting_id bigint,
+  hints_owed text[] not null default '{}'
 );
 insert into lifecycle.watermarks default values;
 comment on table lifecycle.watermarks is 'One row: how far the recurring jobs have come.';
 comment on column lifecycle.watermarks.silence_counts_from is 'The end of the last outage of the sweep: bots that could not be heard before are given their limit anew.';
 comment on column lifecycle.watermarks.hinted_to is 'Hints were sent for all history that this snapshot sees.';
+comment on column lifecycle.watermarks.hinting_to is 'So far flush_hints() is on its way, after hinting_xid and hinting_id in the order (xid, id) of the history; null once it is there.';
+comment on column lifecycle.watermarks.hints_owed is 'The topics whose hint was in another transaction when flush_hints() came by: it sends them if that one did not.';
 
 alter table lifecycle.settings enable row level security;
 alter table lifecycle.watermarks enable row level security;

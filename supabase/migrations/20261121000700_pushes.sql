@@ -17,20 +17,19 @@ as $$
 declare
   moment timestamptz := lifecycle.now();
 begin
-  if exists (select from lifecycle.hints h where h.topic = hint.topic and h.quiet_until > moment)
-    -- Without the lock somebody else is about to send: never wait for one another.
-    or not pg_try_advisory_xact_lock(hashtextextended('hint:' || topic, 0))
-  then
+  if exists (select from lifecycle.hints h where h.topic = hint.topic and h.quiet_until > moment) then
     return false;
   end if;
-  -- Nor for the row: whoever has it may wait for what this transaction holds.
+  -- Never waits for the row: whoever has it is about to send, and may wait for what this transaction holds.
   update lifecycle.hints h
   set quiet_until = moment + s.hint_interval, xid = pg_current_xact_id(), pending = false
   from lifecycle.settings s
   where h.topic = (select l.topic from lifecycle.hints l where l.topic = hint.topic for update skip locked);
   if not found then
-    -- Looked at before, since an insert would wait for the row.
-    if exists (select from lifecycle.hints h where h.topic = hint.topic) then
+    -- An insert would wait for the row, as for another one that inserts it.
+    if exists (select from lifecycle.hints h where h.topic = hint.topic)
+      or not pg_try_advisory_xact_lock(hashtextextended('hint:' || topic, 0))
+    then
       return false;
     end if;
     insert into lifecycle.hints as h (topic, quiet_until, xid)
@@ -58,61 +57,95 @@ end;
 $$;
 comment on function lifecycle.hint_owner is 'Hints to an owner, and to the operators, that something of the owner''s changed.';
 
-create function lifecycle.flush_hints()
+create function lifecycle.flush_hints(batch int default 500)
 returns int
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_generic_plan -- it runs every second: planning it costs more than it
 as $$
 declare
-  present pg_snapshot;
-  read_to pg_snapshot;
+  marks lifecycle.watermarks;
+  last record;
   due record;
+  owed text[];
   sent int := 0;
-  is_owed boolean := false;
 begin
   if not (select s.push from lifecycle.settings s) then
     return 0;
   end if;
-  select w.hinted_to into read_to from lifecycle.watermarks w for update skip locked;
+  select w.* into marks from lifecycle.watermarks w for update skip locked;
   if not found then
     return 0;
   end if;
-  present := pg_current_snapshot();
-
-  -- A hint covers its own transaction and what had committed before it. Whatever else became visible since the
-  -- last flush may have come after it, so its topic hears once more.
-  for due in
-    with news as (
-      select e.owner_id, e.xid from public.status_events e
-      where e.xid >= pg_snapshot_xmin(read_to)
-        and not pg_visible_in_snapshot(e.xid, read_to) and pg_visible_in_snapshot(e.xid, present)
-    )
-    select t.topic from (
-      select 'owner:' || n.owner_id as topic, n.xid from news n where n.owner_id is not null
-      union all
-      select 'operators', n.xid from news n
-    ) t
-    left join lifecycle.hints h on h.topic = t.topic
-    where h.xid is distinct from t.xid
-    union
-    select h.topic from lifecycle.hints h where h.pending
-  loop
-    if lifecycle.hint(due.topic) then
-      sent := sent + 1;
-    else
-      update lifecycle.hints h set pending = true
-      where h.topic = (select l.topic from lifecycle.hints l where l.topic = due.topic for update skip locked);
-      -- Its row is in another transaction, which sends if it commits: looked at again the next time.
-      is_owed := is_owed or not found;
-    end if;
-  end loop;
-  if not is_owed then
-    update lifecycle.watermarks set hinted_to = present;
+  if marks.hinting_to is null then
+    marks.hinting_to := pg_current_snapshot();
+    marks.hinting_xid := pg_snapshot_xmin(marks.hinted_to);
+    marks.hinting_id := 0;
   end if;
+
+  -- In batches, since each hint to a new topic holds a lock to the end, and locks are few: after a long pause the rest
+  -- waits for the next time.
+  loop
+    owed := marks.hints_owed;
+    marks.hints_owed := '{}';
+    select b.xid, b.id, b.n into last
+    from (
+      select n.xid, n.id, count(*) over () as n
+      from (
+        select e.xid, e.id from public.status_events e
+        where (e.xid, e.id) > (marks.hinting_xid, marks.hinting_id)
+          and not pg_visible_in_snapshot(e.xid, marks.hinted_to) and pg_visible_in_snapshot(e.xid, marks.hinting_to)
+        order by e.xid, e.id limit batch
+      ) n
+    ) b
+    order by b.xid desc, b.id desc limit 1;
+    -- A hint covers its own transaction and what had committed before it. Whatever else became visible since the
+    -- last flush may have come after it, so its topic hears once more.
+    for due in
+      with news as (
+        select e.owner_id, e.xid from public.status_events e
+        where (e.xid, e.id) > (marks.hinting_xid, marks.hinting_id) and (e.xid, e.id) <= (last.xid, last.id)
+          and not pg_visible_in_snapshot(e.xid, marks.hinted_to) and pg_visible_in_snapshot(e.xid, marks.hinting_to)
+      )
+      select t.topic from (
+        select 'owner:' || n.owner_id as topic, n.xid from news n where n.owner_id is not null
+        union all
+        select 'operators', n.xid from news n
+      ) t
+      left join lifecycle.hints h on h.topic = t.topic
+      where h.xid is distinct from t.xid
+      union
+      (select h.topic from lifecycle.hints h where h.pending limit batch)
+      union
+      select unnest(owed)
+    loop
+      if lifecycle.hint(due.topic) then
+        sent := sent + 1;
+      else
+        update lifecycle.hints h set pending = true
+        where h.topic = (select l.topic from lifecycle.hints l where l.topic = due.topic for update skip locked);
+        if not found then
+          -- Its row is in another transaction, which sends if it commits.
+          marks.hints_owed := marks.hints_owed || due.topic;
+        end if;
+      end if;
+    end loop;
+    if coalesce(last.n, 0) < batch then
+      marks.hinted_to := marks.hinting_to;
+      marks.hinting_to := null;
+      exit;
+    end if;
+    marks.hinting_xid := last.xid;
+    marks.hinting_id := last.id;
+    exit when sent >= batch;
+  end loop;
+  update lifecycle.watermarks w
+  set hinted_to = marks.hinted_to, hinting_to = marks.hinting_to, hinting_xid = marks.hinting_xid,
+    hinting_id = marks.hinting_id, hints_owed = marks.hints_owed;
   return sent;
 end;
 $$;
-comment on function lifecycle.flush_hints is 'Sends the hints that were held back; runs every second. Returns how many it sent.';
+comment on function lifecycle.flush_hints is 'Sends the hints that were held back, after a long pause in several calls; runs every second. Returns how many it sent. batch: how many events it looks at, and about how many hints it sends, at a time.';
 
 create index hints_pending on lifecycle.hints (topic) where pending;
 
@@ -212,6 +245,6 @@ revoke all on lifecycle.hints from public, anon, authenticated, service_role;
 revoke execute on function
   lifecycle.hint(text),
   lifecycle.hint_owner(uuid),
-  lifecycle.flush_hints(),
+  lifecycle.flush_hints(int),
   lifecycle.record(text, uuid, uuid, int, int, text, text, timestamptz, text, text, text, text, jsonb, text, public.event_source, jsonb)
 from public, anon, authenticated, service_role;

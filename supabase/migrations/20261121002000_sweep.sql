@@ -102,6 +102,7 @@ create function lifecycle.sweep(max_rows int default 50)
 returns jsonb
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_generic_plan -- planning it anew costs more than it
 as $$
 declare
   moment timestamptz := lifecycle.now();

@@ -64,6 +64,7 @@ create function lifecycle.wake()
 returns text[]
 language plpgsql
 set search_path = ''
+set plan_cache_mode = force_generic_plan -- planning it anew costs more than it
 as $$
 declare
   woken text[] := '{}';

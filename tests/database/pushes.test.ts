@@ -119,6 +119,80 @@ test('a change whose transaction commits after a later hint is hinted by the flu
   expect(await hints(`owner:${bot.owner_id}`)).toBe(before + 1)
 })
 
+test('after a long pause the flush takes several calls, each within the locks that a server has', async () => {
+  // As after an outage of the recurring jobs: history of more owners than there is room for locks.
+  const [row] = await database.superuser`
+    select ceil(2.5 * current_setting('max_locks_per_transaction')::int
+      * (current_setting('max_connections')::int + 40))::int as n`
+  const owners = row?.n as number
+  await database.superuser.begin(async (sql) => {
+    await sql`set local session_replication_role = replica`
+    await sql`
+      insert into public.status_events (machine, subject_id, owner_id, seq, to_status, source, created_at)
+      select 'bot', gen_random_uuid(), gen_random_uuid(), 1, 'pending', 'user', now() from generate_series(1, ${owners}::int)`
+  })
+  const clock = await openClock(database)
+  const sent: number[] = []
+  for (;;) {
+    sent.push(await rpc(clock.sql, 'lifecycle.flush_hints', { batch: 2000 }))
+    await clock.advance(1)
+    const [mark] = await database.superuser`select hinting_to is null as is_there from lifecycle.watermarks`
+    if (mark?.is_there) break
+  }
+  expect(sent.length).toBeGreaterThan(owners / 4001)
+  expect(Math.max(...sent)).toBeLessThanOrEqual(4001)
+  const [told] = await database.superuser`
+    select count(distinct topic)::int as n from realtime.messages where event = 'changed' and topic like 'owner:%'`
+  expect(told?.n).toBe(owners)
+  expect(await rpc(clock.sql, 'lifecycle.flush_hints')).toBe(0)
+})
+
+test('a change that commits while the flush is on its way is hinted as well', async () => {
+  const clock = await openClock(database)
+  const bots = []
+  for (let i = 0; i < 6; i++) bots.push(await requestBot(clock.sql))
+  await clock.advance(0.1)
+  for (const bot of bots) await report(clock.sql, bot, 'joining')
+  await clock.advance(1)
+  expect(await rpc(clock.sql, 'lifecycle.flush_hints', { batch: 3 })).toBeGreaterThan(0)
+  const late = bots[0] as (typeof bots)[0]
+  const before = await hints(`owner:${late.owner_id}`)
+  // Of an owner that the flush is past, or is about to come to.
+  await database.superuser`update lifecycle.hints set quiet_until = ${new Date(clock.now().getTime() + 60_000)}`
+  await report(clock.sql, late, 'awaiting_admission')
+  await clock.advance(120)
+  for (let i = 0; i < 20; i++) {
+    await rpc(clock.sql, 'lifecycle.flush_hints', { batch: 3 })
+    await clock.advance(1)
+  }
+  expect(await hints(`owner:${late.owner_id}`)).toBeGreaterThan(before)
+  for (const { owner_id } of bots) expect(await hints(`owner:${owner_id}`)).toBeGreaterThanOrEqual(2)
+  expect(await rpc(clock.sql, 'lifecycle.flush_hints')).toBe(0)
+})
+
+test('a transaction that stays open keeps back no hints but its own, and nobody hears twice', async () => {
+  const clock = await openClock(database)
+  const other = await openClock(database, clock.now())
+  const bots: Awaited<ReturnType<typeof requestBot>>[] = []
+  const heard = async () => Promise.all(bots.map(({ owner_id }) => hints(`owner:${owner_id}`)))
+  await other.sql.begin(async (sql) => {
+    await requestBot(sql as never)
+    for (let i = 0; i < 6; i++) bots.push(await requestBot(clock.sql))
+    await clock.advance(0.1)
+    for (const bot of bots) await report(clock.sql, bot, 'joining')
+    for (let i = 0; i < 5; i++) {
+      await clock.advance(1)
+      await rpc(clock.sql, 'lifecycle.flush_hints')
+    }
+    expect(await heard()).toEqual([2, 2, 2, 2, 2, 2])
+    expect(await hints('operators')).toBe(0)
+  })
+  await clock.advance(1)
+  await rpc(clock.sql, 'lifecycle.flush_hints')
+  expect(await heard()).toEqual([2, 2, 2, 2, 2, 2])
+  expect(await hints('operators')).toBe(2)
+})
+
 test("transactions of one owner do not wait for each other's hint", async () => {
   const owner_id = randomUUID()
   const one = await requestBot(database.owner, { owner_id })
