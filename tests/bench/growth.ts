@@ -32,6 +32,14 @@ export async function growth(cluster: BenchCluster): Promise<Row[]> {
   const bots = { small: await openBots(small, 1000), large: await openBots(large, MANY) }
   rows.push(
     await compare(
+      `sweep with nothing due among 1,000 and among ${MANY.toLocaleString('en')} open bots`,
+      small,
+      large,
+      { prepare: async () => {}, statement: 'select lifecycle.sweep(50)' },
+    ),
+  )
+  rows.push(
+    await compare(
       `sweep with 10 due among 1,000 and among ${MANY.toLocaleString('en')} open bots`,
       small,
       large,
