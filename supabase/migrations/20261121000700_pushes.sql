@@ -24,7 +24,9 @@ begin
   update lifecycle.hints h
   set quiet_until = moment + s.hint_interval, xid = pg_current_xact_id(), pending = false
   from lifecycle.settings s
-  where h.topic = (select l.topic from lifecycle.hints l where l.topic = hint.topic for update skip locked);
+  where h.topic = (
+    select l.topic from lifecycle.hints l where l.topic = hint.topic and l.quiet_until <= moment for update skip locked
+  );
   if not found then
     -- An insert would wait for the row, as for another one that inserts it.
     if exists (select from lifecycle.hints h where h.topic = hint.topic)
