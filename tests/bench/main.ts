@@ -22,9 +22,8 @@ const groups: Record<string, { title: string; run(cluster: BenchCluster): Promis
   lives: {
     title: 'Whole lives, of the raw tables',
     run: lives,
-    why: `With 8 clients both cores are busy: the raw side is bound by the clients' process, ours by the server, whose CPU time for a
-life grows from 1.07 to 1.26 ms while raw's falls from 0.36 to 0.26: eight sessions with their plans do not fit into the
-caches of two cores. Leaving parts out one at a time shows where its CPU goes in the life of an execution: 155 µs are three \`realtime.send\` (each a
+    why: `With 8 clients both cores are busy: the raw side is bound by the clients' process, ours by the server, which needs
+1.1 to 1.3 ms of CPU for a life, where raw needs 0.26 to 0.43. Leaving parts out one at a time shows where its CPU goes in the life of an execution: 155 µs are three \`realtime.send\` (each a
 subtransaction), 90 µs look up what is legal, whether to push, who was told lately and who wants webhooks, 85 µs answer with
 the whole execution as JSON, 50 µs wake the workers, 40 µs are the six indexes of lists. PL/pgSQL compiles each expression
 anew in each transaction, and Postgres parses each check constraint anew with each statement, so guards check what must hold

@@ -97,6 +97,36 @@ async function answers(body: string | Uint8Array, send: () => Promise<Reply>): P
   expect(took).toBeLessThan(2_000)
 }
 
+/** Bodies of which something is wrong, to these paths. */
+async function badBodies(
+  requests: fc.Arbitrary<[method: string, path: string]>,
+  bodies: fc.Arbitrary<string | Uint8Array>,
+): Promise<void> {
+  await fc.assert(
+    fc.asyncProperty(requests, bodies, ([method, path], body) =>
+      answers(body, () => project.call(path, { method, as: user, body })),
+    ),
+    { numRuns },
+  )
+}
+
+/** Queries of which something is wrong, to these paths; `words` are worth trying as values. */
+async function badQueries(paths: string[], params: string[], words: string[]): Promise<void> {
+  const value = fc.oneof(
+    fc.string({ unit: 'binary', maxLength: 100 }),
+    fc.base64String({ maxLength: 100 }),
+    fc.constantFrom('\0', '1', '-1', '1e9', 'MTk3MC0wMS0wMSB4', ...words),
+  )
+  const queries = fc.dictionary(fc.constantFrom(...params), value)
+  await fc.assert(
+    fc.asyncProperty(fc.constantFrom(...paths), queries, (path, query) => {
+      const text = new URLSearchParams(query).toString()
+      return answers(text, () => project.call(`${path}?${text}`, { as: user }))
+    }),
+    { numRuns },
+  )
+}
+
 const limit = 60_000 + numRuns * 50
 
 test(
@@ -225,25 +255,11 @@ test(
       ['POST', `/executions/${id}/retry`],
       ['POST', '/flows/%00/run'],
     )
-    await fc.assert(
-      fc.asyncProperty(requests, spoilt(good, fields), ([method, path], body) =>
-        answers(body, () => project.call(path, { method, as: user, body })),
-      ),
-      { numRuns },
-    )
-    const value = fc.oneof(
-      fc.string({ unit: 'binary', maxLength: 100 }),
-      fc.base64String({ maxLength: 100 }),
-      fc.constantFrom('\0', '1', '-1', '1e9', 'results', 'MTk3MC0wMS0wMSB4', id),
-    )
-    const reads = fc.constantFrom('/flows', '/executions/recent', '/executions/active', `/executions/${id}`)
-    const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'include'), value)
-    await fc.assert(
-      fc.asyncProperty(reads, queries, (path, query) => {
-        const text = new URLSearchParams(query).toString()
-        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
-      }),
-      { numRuns },
+    await badBodies(requests, spoilt(good, fields))
+    await badQueries(
+      ['/flows', '/executions/recent', '/executions/active', `/executions/${id}`],
+      ['limit', 'cursor', 'owner_id', 'include'],
+      ['results', id],
     )
   },
   limit * 2,
@@ -266,7 +282,7 @@ test(
     const workflow = (await project.call('/workflows', { method: 'POST', as: user, body: create })).body
     const own = `/workflows/${workflow.id}`
     const fields = [...Object.keys(good), 'message', 'comment', 'summary', 'script_id', 'owner_id']
-    const paths = fc.constantFrom(
+    const paths = [
       '/workflows',
       ...[
         'messages',
@@ -285,31 +301,21 @@ test(
       `${own}/mutations/${workflow.id}/resolve`,
       '/workflows/%00/run',
       '/workflows/a/b/c',
-    )
-    await fc.assert(
-      fc.asyncProperty(paths, spoilt(good, fields), (path, body) =>
-        answers(body, () => project.call(path, { method: 'POST', as: user, body })),
-      ),
-      { numRuns },
-    )
-    const value = fc.oneof(
-      fc.string({ unit: 'binary', maxLength: 100 }),
-      fc.base64String({ maxLength: 100 }),
-      fc.constantFrom('\0', '1', '-1', '1e9', 'active', 'MTk3MC0wMS0wMSB4', workflow.id),
-    )
-    const reads = fc.constantFrom(
-      '/workflows',
-      ...['', '/messages', '/runs', '/scripts', `/runs/${workflow.id}`, `/scripts/${workflow.script_id}`].map(
-        (what) => `${own}${what}`,
-      ),
-    )
-    const queries = fc.dictionary(fc.constantFrom('limit', 'cursor', 'owner_id', 'state'), value)
-    await fc.assert(
-      fc.asyncProperty(reads, queries, (path, query) => {
-        const text = new URLSearchParams(query).toString()
-        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
-      }),
-      { numRuns },
+    ]
+    const requests = fc.constantFrom(...paths).map((path): [string, string] => ['POST', path])
+    await badBodies(requests, spoilt(good, fields))
+    const reads = [
+      '',
+      '/messages',
+      '/runs',
+      '/scripts',
+      `/runs/${workflow.id}`,
+      `/scripts/${workflow.script_id}`,
+    ]
+    await badQueries(
+      ['/workflows', ...reads.map((what) => `${own}${what}`)],
+      ['limit', 'cursor', 'owner_id', 'state'],
+      ['active', workflow.id],
     )
   },
   limit * 2,
@@ -334,28 +340,11 @@ test(
       ['POST', '/work'],
     )
     const fields = [...Object.keys(good), 'owner_id']
-    await fc.assert(
-      fc.asyncProperty(requests, spoilt(good, fields), ([method, path], body) =>
-        answers(body, () => project.call(path, { method, as: user, body })),
-      ),
-      { numRuns },
-    )
-    const value = fc.oneof(
-      fc.string({ unit: 'binary', maxLength: 100 }),
-      fc.base64String({ maxLength: 100 }),
-      fc.constantFrom('\0', '1', '-1', '1e9', 'failed', 'launch', 'MTk3MC0wMS0wMSB4', created.id),
-    )
-    const reads = fc.constantFrom('/webhooks', '/webhooks/deliveries', `/webhooks/${created.id}`, '/work')
-    const queries = fc.dictionary(
-      fc.constantFrom('limit', 'cursor', 'owner_id', 'endpoint_id', 'state', 'lane'),
-      value,
-    )
-    await fc.assert(
-      fc.asyncProperty(reads, queries, (path, query) => {
-        const text = new URLSearchParams(query).toString()
-        return answers(text, () => project.call(`${path}?${text}`, { as: user }))
-      }),
-      { numRuns },
+    await badBodies(requests, spoilt(good, fields))
+    await badQueries(
+      ['/webhooks', '/webhooks/deliveries', `/webhooks/${created.id}`, '/work'],
+      ['limit', 'cursor', 'owner_id', 'endpoint_id', 'state', 'lane'],
+      ['failed', 'launch', created.id],
     )
   },
   limit * 2,
